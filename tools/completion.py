@@ -10,7 +10,7 @@ from passt.config.help import options_of
 from passt.config.options import PASTA, Option
 from passt.config.pesto_options import PESTO
 from passt.control.events import KINDS
-from passt.passtctl.command import COMMANDS, PORT_ACTIONS
+from passt.passtctl.command import COMMANDS, POLICY_ACTIONS, PORT_ACTIONS
 
 NOTHING = ""
 FILES = "files"
@@ -31,6 +31,11 @@ VALUES: dict[str, str] = {
     "mtu": "1280 1500 9000 65520", "mac-addr": NOTHING, "hostname": NOTHING, "fqdn": NOTHING,
     "outbound": NOTHING, "dns-forward": NOTHING, "dns-host": NOTHING, "dns-cache": "100 1000",
     "dns-route": NOTHING, "dns-hosts": NOTHING, "ns-ifname": NOTHING,
+    "policy": FILES,
+    "learn": FILES,
+    "allow": "host private link-local metadata multicast dns",
+    "deny": "host private link-local metadata multicast dns", "allow-from": NOTHING,
+    "dns-refuse": "refused nxdomain",
     "ns-mac-addr": NOTHING, "fd": NOTHING, "clear": "HOST SPLICE",
 }
 _LONGEST = 68
@@ -256,10 +261,11 @@ _LIST_INSTANCES = "command passtctl list --names 2>/dev/null"
 _FILTERS = "tcp udp icmp icmp6 link bypass inbound outbound"
 _LEVELS = "debug info warning"
 _ACTIONS = " ".join(PORT_ACTIONS)
+_POLICY = " ".join(POLICY_ACTIONS)
 _KINDS = " ".join(KINDS)
 _FLOW_WORDS = "tcp udp icmp"
 _CTL_FLAGS = ("-p --pid -s --socket --json --names --watch --listen --inbound --source --port"
-              " -w --write --ring --snaplen -h --help --version")
+              " -w --write --ring --snaplen --kill -h --help --version")
 _FISH_SPECS = "\n".join(
     "complete -c passtctl -n '__fish_seen_subcommand_from ports'"
     f" -s {letter} -x -a 'none all auto' -d '{text}'"
@@ -283,6 +289,11 @@ _passt_passtctl() {{
     -w | --write)
         mapfile -t COMPREPLY < <(compgen -A file -- "$cur")
         return ;;
+    set)
+        if [[ " ${{COMP_WORDS[*]}} " = *" policy "* ]]; then
+            mapfile -t COMPREPLY < <(compgen -A file -- "$cur")
+            return
+        fi ;;
     -p | --pid | --listen | --inbound | --source | --port | --ring | --snaplen)
         return ;;
     esac
@@ -296,6 +307,7 @@ _passt_passtctl() {{
         log) words='{_LEVELS}' ;;
         capture) words='{_CAPTURE}' ;;
         ports) words='{_ACTIONS}' flags='-t -u -T -U' ;;
+        policy) words='{_POLICY}' ;;
         explain) words='{_FLOW_WORDS}' ;;
         events) words='{_KINDS}' ;;
         list | stats | metrics | close | doctor) words='' ;;
@@ -321,6 +333,7 @@ for word in ${{words[2,CURRENT-1]}}; do
     log) found=({_LEVELS}) ;;
     capture) found=({_CAPTURE}) ;;
     ports) found=({_ACTIONS}) ;;
+    policy) found=({_POLICY}) ;;
     explain) found=({_FLOW_WORDS}) ;;
     events) found=({_KINDS}) ;;
     list | stats | metrics | close | doctor) found=() ;;
@@ -345,8 +358,9 @@ _arguments \\
     '(- *)'{{-h,--help}}'[print an overview and exit]' \\
     '(- *)--version[print the version and exit]' \\
     '--names[list names of instances alone]' \\
+    '--kill[end flows that are refused now]' \\
     '1:command or instance:{{compadd -- {_COMMANDS} ${{(f)"$({_LIST_INSTANCES})"}}}}' \\
-    '*:word:{{compadd -a found}}'
+    '*:word:{{[[ $words[CURRENT-1] = set ]] && _files || compadd -a found}}'
 """,
     "fish": f"""# fish completion for passtctl(1): {_HEAD}
 
@@ -358,6 +372,9 @@ complete -c passtctl -n '__fish_seen_subcommand_from log' -a '{_LEVELS}'
 complete -c passtctl -n '__fish_seen_subcommand_from events' -a '{_KINDS}'
 complete -c passtctl -n '__fish_seen_subcommand_from ports' -a '{_ACTIONS}'
 {_FISH_SPECS}
+complete -c passtctl -n '__fish_seen_subcommand_from policy' -a '{_POLICY}'
+complete -c passtctl -n '__fish_seen_subcommand_from policy; and __fish_seen_subcommand_from set' -F
+complete -c passtctl -n '__fish_seen_subcommand_from policy' -l kill -d 'End flows that are refused now'
 complete -c passtctl -n '__fish_seen_subcommand_from explain' -a '{_FLOW_WORDS}'
 complete -c passtctl -n '__fish_seen_subcommand_from explain' -l inbound -x -d 'Port of the host'
 complete -c passtctl -n '__fish_seen_subcommand_from explain' -l source -x -d 'Where the flow comes from'

@@ -2,9 +2,10 @@
 """What the running program may ask of the kernel: tools/gen_seccomp.py makes the filters from this policy.
 
 There is a filter for the main thread of each form of the program (FORMS), one for the process that binds low
-ports for it (`run/port_helper.py`), one for the program that reads a file for it (`src/helpers/reader.c`),
-one for that which configures a namespace (`src/helpers/configurer.c`), and one for the thread in the guest's
-namespace (`dataplane/sockets/namespace_thread.pyx`). A call meets one of five ends:
+ports for it (`run/port_helper.py`), one for what reads a file for it (`src/helpers/reader.c`,
+`follow/policy_reader.py`), one for that which configures a namespace (`src/helpers/configurer.c`), and one
+for the thread in the guest's namespace (`dataplane/sockets/namespace_thread.pyx`). A call meets one of five
+ends:
 
 * it is in a rule of `FILTERS`, and its arguments fit: the kernel does it;
 * it is in a rule, and its arguments fit none: as if it were in none;
@@ -245,7 +246,7 @@ HELPER = (
 # The process that reads resolv.conf with --follow: `src/helpers/reader.c`.
 READER = (
     Rule("openat", "the file, wherever symbolic links lead"),
-    Rule("read fstat lseek", "its content; events"),
+    Rule("read fstat lseek", "its content; events; the byte that asks for it"),
     Rule("readlink readlinkat", "the links on the way"),
     Rule("inotify_init1 inotify_init inotify_add_watch", "watches, set anew after each change"),
     Rule("poll ppoll", "waits for a change, or the end of the main process"),

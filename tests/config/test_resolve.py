@@ -368,6 +368,40 @@ def test_forwarder_serves_the_families_of_dns_forward() -> None:
     assert (net.ip4.is_forwarded, net.ip6.is_forwarded, str(net.ip6.dns_match)) == (True, False, "fe80::1234")
 
 
+@pytest.mark.parametrize(("servers", "arguments", "expected"), [
+    ("9.9.9.9 1.0.0.1 2001:db8::53", "", ("9.9.9.9", "2001:db8::53")),
+    ("9.9.9.9 2001:db8::53", "--dns-forward 10.9.9.9", ("10.9.9.9", None)),
+    # What the guest cannot reach, or is not there, is the gateway.
+    ("127.0.0.53", "", ("192.0.2.1", "fe80::1234")),
+    ("127.0.0.53 9.9.9.9 fe80::53%9", "", ("9.9.9.9", "fe80::1234")),
+    ("", "-4", ("192.0.2.1", None)),
+    ("9.9.9.9", "--no-map-gw", ("9.9.9.9", None)),
+    ("9.9.9.9", "-D 1.0.0.1 --dns-forward 10.9.9.9", ("10.9.9.9", None)),
+])
+def test_rules_by_name_have_a_forwarder_where_the_guest_asks(servers: str, arguments: str,
+                                                             expected: tuple[str | None, ...]) -> None:
+    facts = replace(BOTH, resolvers=ResolverFacts(tuple(map(ip, servers.split()))))
+    for rule, is_by_name in (("--allow www.example", True), ("--deny *.example", True),
+                             ("--learn a.toml", True), ("--allow 9.9.9.9", False)):
+        net = resolved(f"{rule} {arguments}", facts)
+        found = [str(family.dns_match) if family is not None and family.is_forwarded else None
+                 for family in (net.ip4, net.ip6)]
+        if is_by_name:
+            assert found == list(expected)
+            assert net.names is not None
+        else:
+            assert found == ["10.9.9.9" if "--dns-forward" in arguments else None, None]
+
+
+@pytest.mark.parametrize(("servers", "arguments"), [("127.0.0.53", "--no-map-gw"), ("9.9.9.9", "-D 1.0.0.1"),
+                                                    ("9.9.9.9", "-D none"), ("", "--no-map-gw")])
+def test_rules_by_name_without_a_place_for_the_forwarder_are_refused(servers: str, arguments: str) -> None:
+    facts = replace(BOTH, resolvers=ResolverFacts(tuple(map(ip, servers.split()))))
+    with pytest.raises(ConfigError, match=r"^rules of egress by name need --dns-forward"):
+        resolved(f"--allow www.example {arguments}", facts)
+    assert resolved(f"--learn a.toml {arguments}", facts).names is None
+
+
 @pytest.mark.parametrize(("mode", "arguments", "told"), [
     ("pasta", "", ()), ("pasta", "--dhcp-search", ("example.org",)), ("passt", "", ("example.org",)),
     ("passt", "--no-dhcp-search", ()), ("passt", "-S none", ()), ("passt", "-S a.example.", ("a.example",)),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies
 
+from passt.config.egress_grammar import parse_egress_rule
 from passt.config.getopt import ACTIONS, scan
 from passt.config.options import OPTIONS
 from passt.config.settings import build_settings
@@ -98,6 +99,7 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("dns-host", "127.0.0.53", {"dns_host4": IPv4Address("127.0.0.53")}),
     ("dns-host", "2001:db8::5", {"dns_host6": A6}),
     ("dns-cache", "0", {}),
+    ("dns-refuse", "refused", {}),
     ("search", "example.org", {"search": ("example.org",)}),
     ("search", " a.example  b.example. a.example", {"search": ("a.example", "b.example")}),
     ("search", "none", {"search": ()}),
@@ -134,6 +136,12 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("fd", "0", {"fd": 0, "one_off": True}),
     ("one-off", "", {"one_off": True}),
     ("vhost-user", "", {"vhost_user": True}),
+    ("allow", "192.0.2.5", {"allowed": (parse_egress_rule("192.0.2.5", allows=True),)}),
+    ("deny", "private", {"denied": (parse_egress_rule("private", allows=False),)}),
+    ("policy", "/etc/a.toml", {"policy_file": "/etc/a.toml"}),
+    ("learn", "/etc/b.toml", {"learn_file": "/etc/b.toml"}),
+    ("allow-from", "192.0.2.5", {"allow_from": ((A4.packed, 32),)}),
+    ("allow-from", "2001:db8::/32", {"allow_from": ((IPv6Address("2001:db8::").packed, 32),)}),
 ]
 
 
@@ -183,10 +191,15 @@ BAD_VALUES = {
     "dns": ["", "dns.example", "fe80::1%eth0", "0.0.0.0", "224.0.0.1", "::ffff:1.1.1.1"],
     "dns-forward": ["127.0.0.1", "::1", "none"], "dns-host": ["::", "255.255.255.255", "none"],
     "dns-cache": ["", "-1", "100001", "x"],
+    "dns-refuse": ["", "servfail", "NXDOMAIN"],
     "dns-route": ["", "a", "a=", "=192.0.2.5", "a b=192.0.2.5", "a=0.0.0.0"],
     "dns-hosts": ["", "a", "a=", "=192.0.2.5", ".=192.0.2.5", "a=host"],
     "search": ["", "a..b", "x" * 64, "."],
     "socket": ["", "/run/" + "x" * 103], "fd": ["", "x", "-1", "2147483648", "3x"],
+    "allow": ["", "x", "192.0.2.5/24", "192.0.2.5:0"], "deny": ["", "icmp:private:80"],
+    "policy": [""],
+    "learn": [""],
+    "allow-from": ["", "x", "private", "192.0.2.5:80", "192.0.2.5/24", "::ffff:192.0.2.5"],
 }
 
 
@@ -235,6 +248,9 @@ def test_bad_value_is_refused_with_option_and_value(name: str, value: str) -> No
     (["--dns-forward", "192.0.2.5", "--dns-cache", "10", "--dns-hosts", "a=192.0.2.5", "-D", "none"],
      {"dns4": (), "dns6": ()}),
     (["--dns-forward", "192.0.2.5", "--dns-cache", "10"], {"dns_forward4": A4, "dns_cache": 10}),
+    (["--allow", "192.0.2.5", "--deny", "private", "--allow", "192.0.2.6"],
+     {"allowed": (parse_egress_rule("192.0.2.5", allows=True), parse_egress_rule("192.0.2.6", allows=True)),
+      "denied": (parse_egress_rule("private", allows=False),)}),
     (["-S", "a.example b.example", "-S", "a.example c.example"],
      {"search": ("a.example", "b.example", "c.example")}),
     (["-S", "a.example", "-S", "none", "-S", "b.example"], {"search": ("b.example",)}),
@@ -331,6 +347,8 @@ def test_operands_tell_a_pid_from_a_command(arguments: list[str], fields: dict[s
     (["--stats", "1", "12"],
      ("option '--stats' prints on standard error, which a program in the background does not have; add"
       " --foreground")),
+    (["--dns-refuse", "nxdomain"],
+     "option '--dns-refuse' nxdomain needs rules by name: --allow, --deny or --policy"),
     (["--no-copy-routes"], "option '--no-copy-routes' needs --config-net; add that or leave it out"),
     (["--no-copy-addrs"], "option '--no-copy-addrs' needs --config-net; add that or leave it out"),
     (["--outbound-if4", "eth0", "-6"], "option '--outbound-if4' eth0 needs IPv4, which -6 disables"),
@@ -391,6 +409,13 @@ def test_loopback_that_leads_round_in_circles_is_refused(inbound: str) -> None:
         built("--host-lo-to-ns-lo", inbound, "80", outbound, "80", "-U" if inbound == "-t" else "-T", "none")
     built("--host-lo-to-ns-lo", inbound, "80", outbound, "81")
     built(inbound, "80", outbound, "80")
+
+
+@pytest.mark.parametrize("other", ["--allow=private", "--deny=private", "--policy=/etc/b.toml"])
+def test_learning_allows_all(other: str) -> None:
+    with pytest.raises(ConfigError, match=r"'--learn' a\.toml allows all, to see which rules are"):
+        built("--learn", "a.toml", other)
+    assert built("--learn", "a.toml", "--dns-cache", "10").egress.needs_names
 
 
 def test_loopback_without_splice_is_refused() -> None:

@@ -308,6 +308,9 @@ def test_events_come_as_lines_and_only_while_somebody_listens(bench: Bench) -> N
     watcher.on_flow_opened(make_flow(4))
     watcher.on_flow_ended(make_flow(4), "finished")
     watcher.on_flow_refused(17, bytes(4), 1, bytes((1, 2, 3, 4)), 53, False)
+    bench.api.events.why_refused = lambda *flow: f"rule 'deny {flow}'"
+    watcher.on_flow_refused(17, bytes(4), 1, bytes((1, 2, 3, 4)), 53, False)
+    watcher.on_flow_refused(17, bytes(4), 1, bytes((1, 2, 3, 4)), 53, True)
     bench.source.ports = [ListenerInfo(6, 8003, RULE, namespace=False)]
     bench.source.listener_page = bench.source.listeners_at = None  # type: ignore[assignment,method-assign]
     watcher.on_port_opened(bench.source.ports[0])     # there may be 60,000 others: they are not looked at
@@ -317,16 +320,18 @@ def test_events_come_as_lines_and_only_while_somebody_listens(bench: Bench) -> N
     moved = replace(GUEST, mtu=1400)
     bench.api.on_host_changed(moved, [HostChange("address", 4, "192.0.2.5/24", "192.0.2.6/24")])
     with bench.turning():
-        events = [json.loads(response.readline()) for _ in range(7)]
+        events = [json.loads(response.readline()) for _ in range(9)]
     assert [event["event"] for event in events] == [
-        "flow_opened", "flow_closed", "flow_refused", "port_opened", "guest_address", "limit_reached",
+        "flow_opened", "flow_closed", *["flow_refused"] * 3, "port_opened", "guest_address", "limit_reached",
         "host_changed"]
-    assert [events[6][name] for name in ("what", "family", "before", "after")] == [
+    assert [events[8][name] for name in ("what", "family", "before", "after")] == [
         "address", "ip4", "192.0.2.5/24", "192.0.2.6/24"]
     assert (events[1]["reason"], events[1]["flow"]["bytes"]["to_guest"]) == ("finished", 20_000_000_000)
+    assert [event["reason"] for event in events[2:5]] == [
+        None, f"rule 'deny {(17, 53, bytes((1, 2, 3, 4)))}'", None]
     assert events[2]["destination"] == {"address": "1.2.3.4", "port": 53}
-    assert events[4]["address"] == "192.0.2.77"
-    assert (events[5]["counter"], events[5]["times"]) == ("drop_no_fd", 7)
+    assert events[6]["address"] == "192.0.2.77"
+    assert (events[7]["counter"], events[7]["times"]) == ("drop_no_fd", 7)
     connection.close()
     bench.source.run()
     assert bench.source.watcher is None

@@ -59,9 +59,13 @@ class Network:
         self.interfaces: set[str] = set()
         self.anew: list[dict[str, int]] = []
         self.neighbours: list[dict[bytes, bytes]] = []
+        self.host_addresses: list[frozenset[bytes]] = []
 
     def renew(self, guest: GuestNet) -> None:
         self.guests.append(guest)
+
+    def take_host(self, addresses: frozenset[bytes]) -> None:
+        self.host_addresses.append(addresses)
 
     def set_neighbours(self, entries: dict[bytes, bytes]) -> None:
         self.neighbours.append(entries)

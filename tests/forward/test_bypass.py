@@ -5,10 +5,15 @@ from socket import IPPROTO_TCP, IPPROTO_UDP
 
 import pytest
 
+from passt.config.egress_grammar import parse_egress_rule
 from passt.facts.contracts import FlowPolicy, InboundTarget, Target
+from passt.facts.egress import EgressRules
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.port_rule import PortRule
 from passt.forward.bypass import Bypass
+from passt.forward.egress import Egress, Ingress
+from passt.forward.learning import Learning
+from passt.forward.pins import Pins
 from passt.forward.policy import Policy
 from passt.light.values import replace
 
@@ -174,3 +179,56 @@ def test_explanations() -> None:
         "bypass to the host, TCP [::1]:50000 -> [::1]:8001: to [::1]:81",
         "bypass to the host, TCP 192.0.2.5:50000 -> 127.0.0.1:8001: refused, not from loopback to loopback",
     ]
+
+
+# Rules of egress
+
+
+def test_rules_hold_for_the_bypass() -> None:
+    """Neither -T nor -U lead past them."""
+    for text, allows, reaches in (("host", False, False), ("host", True, True), ("192.0.2.0/24", True, False),
+                                  ("tcp:127.0.0.1:81", True, True), ("udp:127.0.0.1:81", True, False),
+                                  ("127.0.0.1:80", True, False)):
+        rule = parse_egress_rule(text, allows=allows)
+        policy = Policy(NET, egress=Egress(EgressRules((rule,), not allows)))
+        made = Bypass(policy, policy.observed)
+        loopback = packed("127.0.0.1")
+        target = made.outbound_bypass(IPPROTO_TCP, RULE, loopback, 50000, loopback, 8001)
+        assert (target is not None) == reaches, text
+        found = made.explain_outbound_bypass(IPPROTO_TCP, RULE, loopback, 50000, loopback, 8001)
+        assert (found.target is not None) == reaches, text
+        assert policy.egress is not None
+        assert sum(policy.egress.refused) == (not reaches)
+
+
+def test_what_a_name_opens_is_asked_for_each_time() -> None:
+    """The data plane keeps answers that last; the address of a name is over some time."""
+    loopback = packed("127.0.0.1")
+    now = [0.0]
+    for text, lasts in (("host", True), ("www.example", False)):
+        rule = parse_egress_rule(text, allows=True)
+        egress = Egress(EgressRules((rule,), False), pins=Pins(lambda: now[0], [loopback]))
+        egress.pin(0, loopback, 60)
+        policy = Policy(NET, egress=egress)
+        made = Bypass(policy, policy.observed)
+        target = made.outbound_bypass(IPPROTO_TCP, RULE, loopback, 50000, loopback, 8001)
+        assert target is not None
+        assert target.lasting == lasts
+
+
+def test_clients_on_loopback_may_have_to_be_allowed() -> None:
+    for text, may in (("127.0.0.0", True), ("198.51.100.0", False)):
+        policy = Policy(NET, ingress=Ingress(((packed(text), 8),)))
+        made = Bypass(policy, policy.observed)
+        assert (inbound(made, "127.0.0.1", "127.0.0.1") is not None) == may
+
+
+def test_flows_that_bypass_the_link_are_learned() -> None:
+    policy = Policy(NET, learning=Learning(lambda _address: False))
+    made = Bypass(policy, policy.observed)
+    loopback = packed("127.0.0.1")
+    made.explain_outbound_bypass(IPPROTO_TCP, RULE, loopback, 50000, loopback, 8001)
+    assert policy.learning is not None
+    assert '"allow' not in policy.learning.text(lambda _text: True)
+    assert made.outbound_bypass(IPPROTO_TCP, RULE, loopback, 50000, loopback, 8001) is not None
+    assert '"allow tcp:127.0.0.1:81"' in policy.learning.text(lambda _text: True)

@@ -9,10 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passt.facts.contracts import FlowPolicy, InboundTarget, Target
+from passt.config.egress_grammar import parse_egress_rule
+from passt.facts.contracts import PROHIBITED, FlowPolicy, InboundTarget, Target
+from passt.facts.egress import EgressRules
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.host import InterfaceAddress
 from passt.facts.port_rule import PortRule
+from passt.forward.egress import FORWARDER, Egress, Ingress, Refused
+from passt.forward.learning import Learning
 from passt.forward.policy import Policy
 from passt.light.values import replace
 
@@ -674,3 +678,109 @@ def test_map_guest_addr_leads_to_the_host_where_the_guest_has_another_address(
     assert (inbound(policy, host, other) or ("",))[0] == mapped
     seen = policy.guest_visible_source(packed(other))
     assert seen == packed("192.0.2.1" if family is IP4 else "fe80::1"), "the guest's own address is not shown"
+
+
+# Rules of egress
+
+
+def judged(*texts: str, net: GuestNet = NET, told: list[Refused] | None = None) -> Policy:
+    """Make a policy with rules `allow X` and `deny X`."""
+    rules = tuple(parse_egress_rule(text.partition(" ")[2], allows=text.startswith("allow"))
+                  for text in texts)
+    egress = Egress(EgressRules(rules, not any(rule.allows for rule in rules)),
+                    frozenset({packed("192.0.2.5"), packed("2001:db8::5")}),
+                    (packed("198.51.100.53"), packed("fe80::53")),
+                    told.append if told is not None else None)
+    return Policy(net, egress=egress)
+
+
+def test_rule_refuses_and_the_guest_is_told() -> None:
+    told: list[Refused] = []
+    policy = judged("deny 198.51.100.0/24:443", told=told)
+    assert outbound(policy, TCP, "198.51.100.1") is PROHIBITED
+    assert outbound(policy, UDP, "198.51.100.1") is PROHIBITED
+    assert outbound(policy, TCP, "198.51.100.1", 80) == Target(packed("198.51.100.1"), 80)
+    assert told == [Refused(proto, packed("198.51.100.1"), 443, "rule 'deny 198.51.100.0/24:443'")
+                    for proto in (TCP, UDP)]
+    assert policy.egress is not None
+    assert policy.egress.refused == [2, 0]
+    # What no socket can reach is refused as ever.
+    assert outbound(policy, TCP, "127.0.0.1") is None
+
+
+def test_refusal_is_explained_and_counts_nothing() -> None:
+    policy = judged("allow 198.51.100.1")
+    source = packed("192.0.2.5")
+    found = policy.explain_outbound(TCP, source, 1, packed("198.51.100.2"), 80)
+    assert (found.target, found.why) == (None, "no rule fits")
+    assert found.steps[-1] == "no rule fits: it is denied"
+    found = policy.explain_outbound(TCP, source, 1, packed("198.51.100.1"), 80)
+    assert found.target == Target(packed("198.51.100.1"), 80)
+    assert found.steps[-1] == "rule 'allow 198.51.100.1': it is allowed"
+    assert policy.egress is not None
+    assert policy.egress.refused == [0, 0]
+
+
+@pytest.mark.parametrize("where", ["192.0.2.2", "192.0.2.3", "2001:db8::2", "2001:db8::3"])
+def test_what_means_the_host_is_the_host(where: str) -> None:
+    """By --map-host-loopback and --map-guest-addr."""
+    assert outbound(judged("deny host"), TCP, where) is PROHIBITED
+    assert outbound(judged(f"allow {where}"), TCP, where) is PROHIBITED
+    assert outbound(judged(f"deny {where}"), TCP, where) is PROHIBITED
+    allowed = outbound(judged("allow host"), TCP, where)
+    assert allowed is not None
+    assert allowed.address != packed(where)
+
+
+@pytest.mark.parametrize(("where", "length"), [("192.0.2.4", 4), ("2001:db8::4", 16)])
+def test_forwarder_is_judged_as_dns(where: str, length: int) -> None:
+    net = GuestNet(replace(IP4, is_forwarded=True), replace(IP6, is_forwarded=True), "eth0")
+    door = Target(packed("127.1.2.3"), 5353)
+    doors = {(UDP, length): door}
+    for rules, wanted in ((("deny host", "deny private", "deny link-local"), door),
+                          (("allow dns",), door), (("allow host",), PROHIBITED), (("deny dns",), PROHIBITED)):
+        policy = judged(*rules, net=net)
+        policy.serve_names(doors)
+        assert outbound(policy, UDP, where, 53) is wanted, rules
+        # Without it the server of the host is asked, which is dns, too.
+        policy.serve_names({})
+        found = outbound(policy, UDP, where, 53)
+        is_denied = wanted is PROHIBITED or (length == 16 and "deny link-local" in rules)
+        assert (found is PROHIBITED) == is_denied
+
+
+def test_only_clients_that_are_allowed_may_connect() -> None:
+    policy = Policy(NET, ingress=Ingress(((packed("198.51.100.0"), 24), (packed("2001:db8:7::"), 48))))
+    assert inbound(policy, "198.51.100.9") is not None
+    assert inbound(policy, "2001:db8:7::1", "2001:db8::5") is not None
+    for peer, local in (("198.51.101.9", "192.0.2.5"), ("127.0.0.1", "127.0.0.1"),
+                        ("2001:db8:8::1", "2001:db8::5")):
+        assert inbound(policy, peer, local) is None
+    found = policy.explain_inbound(TCP, RULE, packed("198.51.101.9"), 1, packed("192.0.2.5"), 8001)
+    assert found.why == "the client is none of --allow-from"
+
+
+def test_flows_are_learned_by_where_they_go_and_by_what_the_guest_says() -> None:
+    class Noted(Learning):
+        """Says what it was told."""
+
+        def __init__(self) -> None:
+            super().__init__(lambda _address: False)
+            self.told: list[tuple[int, int, bytes, bytes]] = []
+
+        def note(self, proto: int, port: int, address: bytes, asked: bytes) -> None:
+            self.told.append((proto, port, address, asked))
+
+    learning = Noted()
+    policy = Policy(GuestNet(replace(IP4, is_forwarded=True), IP6, "eth0"), learning=learning)
+    far, mapped = packed("198.51.100.1"), packed("192.0.2.2")
+    assert outbound(policy, TCP, "198.51.100.1") is not None
+    assert outbound(policy, UDP, "192.0.2.2", 53) is not None
+    assert learning.told == [(TCP, 443, far, far), (UDP, 53, packed("127.0.0.1"), mapped)]
+    policy.explain_outbound(TCP, packed("192.0.2.5"), 1, far, 80)
+    assert outbound(policy, TCP, "127.0.0.1") is None
+    assert len(learning.told) == 2, "what is explained or cannot be is no flow"
+    policy.serve_names({(UDP, 4): Target(packed("127.9.9.9"), 999)})
+    learning.told.clear()
+    assert outbound(policy, UDP, "192.0.2.4", 53) is not None
+    assert learning.told == [(UDP, 53, FORWARDER, packed("192.0.2.4"))]

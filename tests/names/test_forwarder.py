@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from passt.config.egress_grammar import parse_egress_rule
+from passt.facts.egress import EgressRules
 from passt.facts.guest import NameService
 from passt.names.answer_cache import AnswerCache
 from passt.names.forwarder import MAX_WAITING
 from passt.names.judge import Judge
+from passt.names.name_rules import NameRules, Pin
+from passt.wire.dns.message import DnsView, Rcode
 from tests.support.name_server import (
+    AAAA,
     RESPONSE,
     SERVFAIL,
     NamesBench,
@@ -22,7 +28,7 @@ from tests.support.name_server import (
 )
 
 if TYPE_CHECKING:
-    from passt.wire.dns.message import DnsView
+    from collections.abc import Callable, Sequence
 
 GOOD = address("192.0.2.80", 60)
 ASKED = query("www.example")
@@ -163,3 +169,84 @@ def test_route_leads_to_its_own_server() -> None:
     probe.servers[1].take()
     assert not probe.servers[0].is_asked()
     probe.close()
+
+
+class HeldPins:
+    """Stands in for a pinboard: keeps what is to be pinned until somebody says what came of it."""
+
+    def __init__(self) -> None:
+        self.held: list[tuple[Sequence[Pin], Callable[[bool], None]]] = []
+
+    def pin(self, pins: Sequence[Pin], then: Callable[[bool], None]) -> None:
+        self.held.append((pins, then))
+
+
+def pinned_bench() -> tuple[NamesBench, HeldPins]:
+    """Serve the rule `allow www.example`, with `own.www.example` of our own, and a memory."""
+    pins = HeldPins()
+    rules = NameRules(EgressRules((parse_egress_rule("www.example", allows=True),
+                                   parse_egress_rule("*.www.example", allows=True)), False))
+    judge = Judge([("own.www.example", IPv4Address("10.0.0.7"))], (), has_ip6=True, rules=rules)
+    board: Any = pins
+    return NamesBench(judge=judge, cache=lambda clock: AnswerCache(10, clock), pinboard=board), pins
+
+
+def test_answer_is_passed_on_when_its_addresses_are_pinned_and_not_before() -> None:
+    bench, pins = pinned_bench()
+    for is_kept in (False, True):
+        bench.ask(ASKED)
+        if not is_kept:
+            asked, tell = bench.servers[0].take()
+            tell(reply(asked, GOOD))
+        bench.turn_until(lambda: bool(pins.held), "the answer is to be pinned")
+        ((wanted, then),) = pins.held
+        assert list(wanted) == [Pin(0, bytes((192, 0, 2, 80)), 60)]
+        assert bench.answers == []
+        then(True)
+        assert bench.next_answer()[6:8] == b"\0\1"
+        pins.held.clear()
+    bench.close()
+
+
+def test_answer_that_cannot_be_pinned_is_refused() -> None:
+    bench, pins = pinned_bench()
+    bench.ask(ASKED)
+    asked, tell = bench.servers[0].take()
+    tell(reply(asked, address("127.0.0.1")))
+    bench.turn_until(lambda: bool(pins.held), "the answer is to be pinned")
+    pins.held.pop()[1](False)
+    view = DnsView(bench.next_answer())
+    assert (view.rcode, view.n_answers) == (Rcode.REFUSED, 0)
+    bench.close()
+
+
+def test_names_of_our_own_are_pinned_too() -> None:
+    bench, pins = pinned_bench()
+    bench.ask(query("own.www.example"))
+    ((wanted, then),) = pins.held
+    assert [pin.address for pin in wanted] == [bytes((10, 0, 0, 7))]
+    assert bench.answers == []
+    then(True)
+    assert DnsView(bench.answers.pop()).n_answers == 1
+    bench.close()
+
+
+def test_answer_without_addresses_waits_for_nothing() -> None:
+    bench, pins = pinned_bench()
+    bench.ask(ASKED)
+    assert serve(bench)[3] & 15 == 0
+    bench.ask(query("own.www.example", AAAA))
+    assert DnsView(bench.answers.pop()).n_answers == 0
+    assert pins.held == []
+    bench.close()
+
+
+def test_name_that_no_rule_allows_goes_nowhere() -> None:
+    bench, pins = pinned_bench()
+    for text in ("evil.example", "xwww.example", "c2VjcmV0.tunnel.example"):
+        bench.ask(query(text))
+        assert DnsView(bench.answers.pop()).rcode == Rcode.REFUSED
+    bench.loop.turn(0)
+    assert not bench.servers[0].is_asked()
+    assert pins.held == []
+    bench.close()

@@ -106,3 +106,16 @@ def test_kernel_without_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syscalls, "landlock_version", refuse)
     with pytest.raises(OSError, match="not supported"):
         landlock.restrict(signals=True)
+
+
+def test_with_reading_files_are_read_and_nothing_else_is_done(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_bytes(b"before")
+
+    def body() -> tuple[bytes, list[str], set[int]]:
+        landlock.restrict(signals=True, reading=True)
+        refused = {errno_of(os.open, tmp_path / "new", os.O_CREAT | os.O_WRONLY),
+                   errno_of(os.open, tmp_path / "kept", os.O_WRONLY), errno_of(os.unlink, tmp_path / "kept"),
+                   errno_of(os.execv, "/bin/true", ["true"])}
+        return (tmp_path / "kept").read_bytes(), os.listdir(tmp_path), refused
+
+    assert isolated(body, flags=0) == (b"before", ["kept"], {EACCES})

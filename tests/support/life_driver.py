@@ -118,6 +118,7 @@ class FakePolicy:
         """Name what the policy around this one looks for."""
 
     guest_visible_source = respond = leads_to = explain_outbound = outbound
+    egress = ingress = learning = None
 
     def counters(self) -> dict[str, int]:
         """Count nothing."""
@@ -151,7 +152,7 @@ def install(ifname: str) -> None:
         vars(sys.modules[name]).update(names)
 
     module("passt.dataplane.engine", Engine=FakeEngine)
-    module("passt.forward.policy", Policy=FakePolicy)
+    module("passt.forward.policy", Policy=FakePolicy, NOT_A_CLIENT="")
     module("passt.responders.dispatch", Dispatcher=lambda *_, **__: FakePolicy())
     module("passt.host.host_facts", read_host=lambda **_: HostFacts(None, None))
     module("passt.namespace.interface", bring_lo_up=bring_lo_up, configure=configure)

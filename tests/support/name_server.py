@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from passt.facts.address import IPAddress
     from passt.names.answer_cache import AnswerCache
+    from passt.names.pinboard import Pinboard
 
 A, CNAME, SOA, TXT, AAAA, OPT, AXFR = 1, 5, 6, 16, 28, 41, 252
 QUERY, RESPONSE = 0x0100, 0x8180
@@ -149,7 +150,7 @@ class NamesBench:
 
     def __init__(self, n_servers: int = 1, *, judge: Judge | None = None, service: NameService | None = None,
                  cache: Callable[[Callable[[], float]], AnswerCache] | None = None,
-                 max_exchanges: int = 8) -> None:
+                 max_exchanges: int = 8, pinboard: Pinboard | None = None) -> None:
         self.now = 1000.0
         self.loop = Loop(lambda: self.now)
         self.servers = start_servers(n_servers)
@@ -159,7 +160,7 @@ class NamesBench:
         self.counts = Counts()
         self.forwarder = Forwarder(
             self.loop, judge or Judge((), (), has_ip6=True), self.upstreams, self.outlet,
-            cache(lambda: self.now) if cache else None, max_exchanges, counts=self.counts)
+            cache(lambda: self.now) if cache else None, max_exchanges, pinboard, counts=self.counts)
         self.answers: list[bytes] = []
 
     def ask(self, message: bytes, *, who: object = "client", is_stream: bool = False) -> bool:

@@ -2,8 +2,10 @@
 
 It needs the standard library alone. Ways: good; dead: takes queries and says nothing; lies: answers another
 question, another ID, and cuts answers off; garbage: random bytes; servfail; udp-only: no TCP; oversized:
-6 KiB by UDP, whatever was offered; floods: a thousand answers with other IDs; counts: answers 192.0.2.N to
-the N-th query.
+6 KiB by UDP, whatever was offered; alias: by way of another name; floods: a thousand answers with other IDs;
+counts: answers 192.0.2.N to the N-th query; tells: prints each name that it is asked for.
+
+ANSWER may be of either family, whatever was asked; of type SRV there is nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import struct
 import sys
 
 RESPONSE, SERVFAIL = 0x8180, 2
+SRV_IN = struct.pack("!HH", 33, 1)
 RECORD = struct.Struct("!HHHIH")
 BIG = 384                          # records of an oversized answer, 16 bytes each
 N_FLOOD = 1000
@@ -25,8 +28,24 @@ def question(query: bytes) -> bytes:
     return query[12:query.index(b"\0", 12) + 5]
 
 
+def record(address: str) -> bytes:
+    """Write the record with which the name asked for has *address*."""
+    if ":" in address:
+        return RECORD.pack(0xC00C, 28, 1, 60, 16) + socket.inet_pton(socket.AF_INET6, address)
+    return RECORD.pack(0xC00C, 1, 1, 60, 4) + socket.inet_aton(address)
+
+
+def name_of(query: bytes) -> str:
+    """Return the name asked for."""
+    at, labels = 12, []
+    while query[at]:
+        labels.append(query[at + 1:at + 1 + query[at]].decode(errors="replace"))
+        at += 1 + query[at]
+    return ".".join(labels)
+
+
 def reply(query: bytes, *addresses: str, code: int = 0) -> bytes:
-    records = b"".join(RECORD.pack(0xC00C, 1, 1, 60, 4) + socket.inet_aton(one) for one in addresses)
+    records = b"".join(record(one) for one in addresses)
     return (query[:2] + struct.pack("!HHHHH", RESPONSE | code, 1, len(addresses), 0, 0) + question(query)
             + records)
 
@@ -35,6 +54,14 @@ def other_id(query: bytes) -> bytes:
     """Return a random ID that is not the query's: by chance a forger would guess it now and then."""
     number = random.randrange(1, 1 << 16)  # noqa: S311
     return bytes(one ^ two for one, two in zip(query[:2], number.to_bytes(2, "big"), strict=True))
+
+
+def alias(query: bytes, address: str) -> bytes:
+    """Answer that the name asked for is another one, which has *address*."""
+    target = b"\3cdn\4test\0"
+    rest = record(address)[2:]
+    return (query[:2] + struct.pack("!HHHHH", RESPONSE, 1, 2, 0, 0) + question(query)
+            + RECORD.pack(0xC00C, 5, 1, 60, len(target)) + target + target + rest)
 
 
 class Server:
@@ -48,6 +75,10 @@ class Server:
     def answers(self, query: bytes) -> list[bytes]:
         """Return what is sent for *query*."""
         self.n_asked += 1
+        if self.way == "tells":
+            os.write(1, f"{name_of(query)}\n".encode())
+        if question(query).endswith(SRV_IN):
+            return [reply(query)]
         good = reply(query, self.answer)
         other = bytes((query[0] ^ 0x55, query[1]))
         ways = {
@@ -58,6 +89,7 @@ class Server:
             "oversized": [reply(query, *(f"192.0.{i // 250}.{i % 250}" for i in range(BIG)))],
             "floods": [other_id(query) + good[2:] for _ in range(N_FLOOD)] if self.way == "floods" else [],
             "counts": [reply(query, f"192.0.2.{self.n_asked}")],
+            "alias": [alias(query, self.answer)],
         }
         return ways.get(self.way, [good])
 

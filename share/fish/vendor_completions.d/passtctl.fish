@@ -1,7 +1,7 @@
 # fish completion for passtctl(1): written by tools/gen_man.py, do not edit
 
 complete -c passtctl -f
-complete -c passtctl -n 'not __fish_seen_subcommand_from list flows top stats events metrics log close ports explain doctor capture' -a 'list flows top stats events metrics log close ports explain doctor capture (command passtctl list --names 2>/dev/null)'
+complete -c passtctl -n 'not __fish_seen_subcommand_from list flows top stats events metrics log close ports policy explain doctor capture' -a 'list flows top stats events metrics log close ports policy explain doctor capture (command passtctl list --names 2>/dev/null)'
 complete -c passtctl -n '__fish_seen_subcommand_from list' -l names -d 'List names of instances alone'
 complete -c passtctl -n '__fish_seen_subcommand_from flows top' -a 'tcp udp icmp icmp6 link bypass inbound outbound'
 complete -c passtctl -n '__fish_seen_subcommand_from log' -a 'debug info warning'
@@ -11,6 +11,9 @@ complete -c passtctl -n '__fish_seen_subcommand_from ports' -s t -x -a 'none all
 complete -c passtctl -n '__fish_seen_subcommand_from ports' -s u -x -a 'none all auto' -d 'UDP ports of the host'
 complete -c passtctl -n '__fish_seen_subcommand_from ports' -s T -x -a 'none all auto' -d 'TCP ports of the namespace'
 complete -c passtctl -n '__fish_seen_subcommand_from ports' -s U -x -a 'none all auto' -d 'UDP ports of the namespace'
+complete -c passtctl -n '__fish_seen_subcommand_from policy' -a 'show set reload'
+complete -c passtctl -n '__fish_seen_subcommand_from policy; and __fish_seen_subcommand_from set' -F
+complete -c passtctl -n '__fish_seen_subcommand_from policy' -l kill -d 'End flows that are refused now'
 complete -c passtctl -n '__fish_seen_subcommand_from explain' -a 'tcp udp icmp'
 complete -c passtctl -n '__fish_seen_subcommand_from explain' -l inbound -x -d 'Port of the host'
 complete -c passtctl -n '__fish_seen_subcommand_from explain' -l source -x -d 'Where the flow comes from'

@@ -18,9 +18,10 @@ MAPPING = "Addresses that stand for the host"
 PROTOCOLS = "Protocols and services"
 NAMES = "Name resolution"
 PORTS = "Port forwarding"
+EGRESS = "What may be reached"
 NAMESPACE = "Namespace"
 MACHINE = "Virtual machine"
-GROUPS = (GENERAL, NETWORK, HOST_SIDE, MAPPING, PROTOCOLS, NAMES, PORTS, NAMESPACE, MACHINE)
+GROUPS = (GENERAL, NETWORK, HOST_SIDE, MAPPING, PROTOCOLS, NAMES, PORTS, EGRESS, NAMESPACE, MACHINE)
 
 LAST_WINS = "last wins"
 PER_FAMILY = "once per family"
@@ -248,6 +249,30 @@ OPTIONS: tuple[Option, ...] = (
     Option(PORTS, "", "splice-only", "",
            "No tap interface, and no /dev/net/tun needed: only forward connections from loopback to loopback,"
            " by -t, -u, -T and -U; implies --host-lo-to-ns-lo.", modes=_PASTA_ONLY, available=True),
+
+    Option(EGRESS, "", "allow", "RULE",
+           "Allow flows to what RULE names, and deny all others that no RULE of --allow names:"
+           " [tcp:|udp:|icmp:]WHAT[:PORTS], where WHAT is ADDR, ADDR/LEN, an IPv6 one of these in brackets if"
+           " PORTS follow, NAME or *.SUFFIX, or one of host, private, link-local, metadata, multicast, dns."
+           " With names, queries go to our forwarder: at --dns-forward, else in the place of the host's"
+           " server. What is denied fails at once.",
+           repeat=ACCUMULATES, available=True),
+    Option(EGRESS, "", "deny", "RULE",
+           "Deny flows to what RULE names, whatever --allow says; without --allow, all others are allowed.",
+           repeat=ACCUMULATES, available=True),
+    Option(EGRESS, "", "policy", "FILE",
+           "Read rules from FILE, in TOML, and try them after those of --deny and --allow: a list rules of"
+           " texts 'allow RULE' and 'deny RULE', default, and profiles (docs/egress.md). SIGHUP has it read"
+           " again.", available=True),
+    Option(EGRESS, "", "dns-refuse", "CODE",
+           "What is answered to a query for a name that no rule allows: refused, or nxdomain, as if there"
+           " were no such name. Default: refused.", available=True),
+    Option(EGRESS, "", "learn", "FILE",
+           "Allow all, and write to FILE, when the run ends, the rules that it would have needed, as --policy"
+           " reads them: by name where our forwarder was asked for one, else by address.", available=True),
+    Option(EGRESS, "", "allow-from", "ADDR[/LEN]",
+           "Only clients with these addresses may use forwarded ports of the host. Default: all clients.",
+           repeat=ACCUMULATES, available=True),
 
     Option(NAMESPACE, "", "config-net", "", "Set up addresses, routes and MTU in the namespace.",
            modes=_PASTA_ONLY, available=True),

@@ -15,6 +15,8 @@ from passt.config.resolvers import (
     choose_search,
     choose_service,
     hands_out,
+    may_choose_forwarder,
+    with_forwarder,
 )
 from passt.errors import ConfigError
 from passt.facts.address import IPAddress, is_subnet_broadcast
@@ -61,6 +63,10 @@ def resolve(settings: Settings, facts: HostFacts) -> GuestNet:
     if protocols.ip6 and facts.has_ip6:
         ip6 = _complete(_choose_ip6(settings, facts6), 6, settings, facts6, facts.resolvers.servers)
     search, left_out = choose_search(settings.names, facts.resolvers.search)
+    has_forwarder = any(family is not None and family.is_forwarded for family in (ip4, ip6))
+    if settings.egress.has_names and not has_forwarder:
+        raise ConfigError("rules of egress by name need --dns-forward, as only what that answers is known,"
+                          " and there is no server of the host in whose place it could be; add it")
     return GuestNet(
         ip4=ip4,
         ip6=ip6,
@@ -74,7 +80,8 @@ def resolve(settings: Settings, facts: HostFacts) -> GuestNet:
         warnings=_name_warnings(settings.names, (ip4, ip6), left_out if tells_search else (),
                                 tells_servers=tells_servers),
         notes=_local_notes(asked.interface, ip4, ip6),
-        names=choose_service(settings.names, facts.resolvers, ip6.template_ifindex if ip6 else 0),
+        names=(choose_service(settings.names, facts.resolvers, ip6.template_ifindex if ip6 else 0)
+               if has_forwarder or settings.names.is_forwarding else None),
     )
 
 
@@ -177,14 +184,16 @@ def _complete(family: GuestFamily, version: int, settings: Settings, facts: Fami
               servers: Sequence[IPAddress]) -> GuestFamily:
     """Add the template interface and the resolvers to the *family* of IP *version*."""
     ifindex = facts.ifindex if facts else 0
-    names = choose_resolvers(asked_for(settings.names, version),
-                             [server for server in servers if server.version == version],
-                             family.map_host_loopback, ifindex)
+    found = [server for server in servers if server.version == version]
+    asked = asked_for(settings.names, version)
+    if settings.egress.needs_names and may_choose_forwarder(settings.names):
+        asked = with_forwarder(asked, found, family.map_host_loopback, ifindex)
+    names = choose_resolvers(asked, found, family.map_host_loopback, ifindex)
     return replace(
         family,
         dns_match=names.match,
         dns_host=names.host,
-        is_forwarded=asked_for(settings.names, version).forward is not None,
+        is_forwarded=asked.forward is not None,
         template_ifname=facts.ifname if facts else None,
         template_ifindex=ifindex,
         resolvers=names.shown if hands_out(settings.names.hand_out_dns, settings.mode) else (),

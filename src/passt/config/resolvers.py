@@ -6,6 +6,10 @@ host's loopback to the guest; and a link-local server on another link. The guest
 instead, that of --dns-forward, else the one that means the host's loopback, and queries sent there go to the
 host's first server. Without either address such a server is left out. Servers of --dns are handed out
 unchanged.
+
+With rules of egress by name only our forwarder answers, so there has to be one: without --dns-forward it
+takes the place of the host's first server that the guest can reach, as the guest may have the host's
+resolv.conf, else it is at the address that means the host's loopback.
 """
 
 from __future__ import annotations
@@ -78,13 +82,24 @@ def choose_resolvers(asked: Asked, found: Sequence[IPAddress], map_host: IPAddre
     return Resolvers(match, host, tuple(shown))
 
 
-def choose_service(settings: NameSettings, found: ResolverFacts, ifindex: int) -> NameService | None:
-    """Choose whom the forwarder asks: servers of --dns-host, else all of resolv.conf, else the host itself.
+def may_choose_forwarder(settings: NameSettings) -> bool:
+    """Tell whether the forwarder may have an address that nobody has given.
 
-    None without --dns-forward.
+    Where --dns has the guest ask other servers than the host's, only --dns-forward can say it.
     """
-    if settings.dns_forward4 is None and settings.dns_forward6 is None:
-        return None
+    return not settings.is_forwarding and settings.dns4 is None and settings.dns6 is None
+
+
+def with_forwarder(asked: Asked, found: Sequence[IPAddress], map_host: IPAddress | None, ifindex: int
+                   ) -> Asked:
+    """Return *asked* with an address for the forwarder."""
+    near = (_without_scope(server) for server in found if not _is_elsewhere(server, ifindex))
+    reachable = (server for server in near if not (server.is_loopback or server.is_unspecified))
+    return Asked(asked.servers, next(reachable, map_host), asked.host)
+
+
+def choose_service(settings: NameSettings, found: ResolverFacts, ifindex: int) -> NameService:
+    """Choose whom the forwarder asks: those of --dns-host, else all of resolv.conf, else the host itself."""
     given = tuple(server for server in (settings.dns_host4, settings.dns_host6) if server is not None)
     servers = tuple(dict.fromkeys(map(_reachable, given or found.servers or _HOST_ITSELF)))
     return NameService(servers, found.timeout_s, found.attempts, found.rotate, ifindex)

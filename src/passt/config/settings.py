@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from passt.config.getopt import Occurrence, Request
     from passt.facts.address import IPAddress
-    from passt.facts.settings import ForwardingSettings, NameSettings
+    from passt.facts.settings import EgressSettings, ForwardingSettings, NameSettings
 
     Changes = dict[str, Any]
 
@@ -58,6 +58,8 @@ FLAGS: dict[str, Changes] = {
     "vhost-user": {"vhost_user": True},
 }
 
+DNS_REFUSALS = ("refused", "nxdomain")
+
 
 def _of_family(field: str, address: IPAddress) -> Changes:
     return {f"{field}{address.version}": address}
@@ -75,6 +77,12 @@ def _mapping(field: str, text: str) -> Changes:
     return _of_family(field, address)
 
 
+def _dns_refuse(text: str) -> Changes:
+    if text not in DNS_REFUSALS:
+        raise ConfigError(f"'{text}' is not {' or '.join(DNS_REFUSALS)}")
+    return {"dns_refuse": text}
+
+
 def _map_host_loopback(text: str) -> Changes:
     no_default = {"map_gw": False} if text == "none" else {}
     return _mapping("map_host_loopback", text) | no_default
@@ -87,6 +95,8 @@ VALUES: dict[str, Callable[[str], Changes]] = {
                                                                parsers.MAX_LOG_SIZE)},
     "pcap": lambda text: {"pcap": parsers.parse_path(text)},
     "control": lambda text: {"control_path": parsers.parse_socket_path(text)},
+    "policy": lambda text: {"policy_file": parsers.parse_path(text)},
+    "learn": lambda text: {"learn_file": parsers.parse_path(text)},
     "stats": lambda text: {"stats_s": parsers.parse_number(text, 1, parsers.MAX_STATS_S)},
     "conf-path": lambda text: {"conf_path": parsers.parse_socket_path(text)},
     "ports-file": lambda text: {"ports_file": parsers.parse_path(text)},
@@ -108,6 +118,7 @@ VALUES: dict[str, Callable[[str], Changes]] = {
     "fqdn": lambda text: {"fqdn": parsers.parse_domain(text)},
     "dns-forward": lambda text: _of_family("dns_forward", parsers.parse_host_address(text)),
     "dns-host": lambda text: _of_family("dns_host", parsers.parse_host_resolver(text)),
+    "dns-refuse": _dns_refuse,
     "dns-cache": lambda text: {"dns_cache": parsers.parse_number(text, 0, parsers.MAX_DNS_CACHE)},
     "map-host-loopback": _map_host_loopback,
     "map-guest-addr": lambda text: _mapping("map_guest", text),
@@ -152,12 +163,40 @@ def _named(field: str, limit: int, parse: Callable[[str], tuple[str, IPAddress]]
     return add
 
 
+def _egress(field: str, *, allows: bool) -> Callable[[str, Changes], Changes]:
+    """Return what adds a rule of egress to *field*."""
+    def add(text: str, before: Changes) -> Changes:
+        # Few starts have rules.
+        from passt.config.egress_grammar import parse_egress_rule
+        from passt.facts.egress import MAX_EGRESS_RULES
+
+        rules = (*before.get(field, ()), parse_egress_rule(text, allows=allows))
+        if len(rules) > MAX_EGRESS_RULES:
+            raise ConfigError(f"'{text}' is one too many; {MAX_EGRESS_RULES} are the limit")
+        return {field: rules}
+
+    return add
+
+
+def _allow_from(text: str, before: Changes) -> Changes:
+    from passt.config.egress_grammar import parse_network
+    from passt.facts.egress import MAX_EGRESS_RULES
+
+    networks = (*before.get("allow_from", ()), parse_network(text))
+    if len(networks) > MAX_EGRESS_RULES:
+        raise ConfigError(f"'{text}' is one too many; {MAX_EGRESS_RULES} are the limit")
+    return {"allow_from": networks}
+
+
 # Options whose uses add up: argument and the fields so far -> the fields that they set.
 LISTS: dict[str, Callable[[str, Changes], Changes]] = {
     "dns": _dns,
     "dns-route": _named("dns_routes", parsers.MAX_DNS_ROUTES, parsers.parse_dns_route),
     "dns-hosts": _named("dns_hosts", parsers.MAX_DNS_HOSTS, parsers.parse_dns_name),
     "search": _search,
+    "allow": _egress("allowed", allows=True),
+    "deny": _egress("denied", allows=False),
+    "allow-from": _allow_from,
 }
 
 
@@ -268,7 +307,8 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError("option '--stats' prints on standard error, which a program in the background does"
                           " not have; add --foreground")
     _check_sockets(settings)
-    _check_names(settings.names)
+    _check_rules(settings.names, settings.egress)
+    _check_names(settings.names, settings.egress)
     if settings.control.conf_path is not None:
         _check_steering(settings)
     addresses, protocols = settings.addresses, settings.protocols
@@ -281,9 +321,20 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(f"option '--outbound-if6' {addresses.outbound_if6} needs IPv6, which -4 disables")
 
 
-def _check_names(names: NameSettings) -> None:
+def _check_rules(names: NameSettings, egress: EgressSettings) -> None:
+    """Refuse what contradicts rules of egress, or has nothing to do without them. Raises ConfigError."""
+    if egress.learn_file is not None and egress.has_rules:
+        raise ConfigError(f"option '--learn' {egress.learn_file} allows all, to see which rules are"
+                          " needed; leave out --allow, --deny and --policy")
+    if names.dns_refuse != DNS_REFUSALS[0] and not egress.has_rules:
+        raise ConfigError(f"option '--dns-refuse' {names.dns_refuse} needs rules by name: --allow,"
+                          " --deny or --policy")
+
+
+def _check_names(names: NameSettings, egress: EgressSettings) -> None:
     """Refuse options of the forwarder without it. Raises ConfigError."""
-    if names.dns_forward4 is not None or names.dns_forward6 is not None:
+    if (names.is_forwarding or egress.learn_file is not None
+            or any(rule.name for rule in (*egress.denied, *egress.allowed))):
         return
     for option, is_given in (("--dns-cache", names.dns_cache), ("--dns-route", names.dns_routes),
                              ("--dns-hosts", names.dns_hosts)):

@@ -20,6 +20,7 @@ from passt.control.http import (
     parse_json,
 )
 from passt.control.server import Pace
+from passt.errors import ConfigError
 from passt.facts.address import format_mac
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestFamily, GuestNet
     from passt.facts.host import HostChange
     from passt.facts.settings import Settings
+    from passt.forward.live_egress import LiveEgress
 
     class Observed(Protocol):
         """The guest's addresses; `forward.guest_addresses.Observed`."""
@@ -91,6 +93,7 @@ class Api:
         # Set before the first client comes, when the tables are there.
         self.port_rules: PortRules | None = None
         self.explainer: Explainer | None = None
+        self.live_egress: LiveEgress | None = None     # with rules of egress
         known.observed.on_learnt = self.events.on_guest_learnt
 
     def on_host_changed(self, guest: GuestNet, changes: Iterable[HostChange]) -> None:
@@ -216,6 +219,41 @@ class Api:
     def replace_ports(self, request: Request, _client: Client) -> Response:
         """Give tables other port rules, all or none."""
         return answer(self._port_rules().replace(request.body))
+
+    def policy(self, _request: Request, _client: Client) -> Response:
+        """List the rules of egress, and how many flows each has refused."""
+        live = self.live_egress
+        if live is None:
+            return answer({"rules": [], "default": "allow", "refused_by_default": 0, "file": None})
+        rules, refused = live.egress.rules, live.egress.refused
+        return answer({
+            "rules": [{"rule": rule.text, "refused": refused[place]}
+                      for place, rule in enumerate(rules.rules)],
+            "default": "allow" if rules.allows_rest else "deny",
+            "refused_by_default": refused[-1],
+            "file": live.path,
+        })
+
+    def replace_policy(self, request: Request, client: Client) -> Response:
+        """Judge new flows by other rules, and end those that they refuse if that is asked for."""
+        from passt.config.policy_file import parse_policy
+
+        if self.live_egress is None:
+            raise RefusalError(409, "the program was started without rules of egress, and has none to change;"
+                               " start it with --deny, --allow or --policy")
+        asked = parse_json(request.body, {"toml": (str,), "kill": (bool,), "with_options": (bool,)},
+                           needed=("toml",))
+        try:
+            rules = parse_policy(asked["toml"].encode())
+        except ConfigError as error:
+            raise RefusalError(400, f"nothing was changed: {error}") from None
+        try:
+            if asked.get("with_options", False):
+                rules = self.live_egress.compose(rules)
+            self.live_egress.replace(rules, kill=asked.get("kill", False))
+        except ConfigError as error:
+            raise RefusalError(409, f"nothing was changed: {error}") from None
+        return self.policy(request, client)
 
     def explain(self, request: Request, _client: Client) -> Response:
         """Tell what would become of a flow, and why."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from passt.facts.contracts import FlowExplainer
     from passt.facts.guest import GuestNet
     from passt.facts.settings import Settings
+    from passt.forward.live_egress import LiveEgress
     from passt.host.unix_socket import ListeningSocket
     from passt.process.background import Background
     from passt.steer.draft import Cut
@@ -99,6 +100,13 @@ class Control:
         self._api.count_clients = self._server.count
         self.on_host_changed = self._api.on_host_changed
         self._facts = (policy, observed, guest, engine, foretell_ping(self._ping_range))
+
+    def govern(self, live_egress: LiveEgress) -> None:
+        """Have clients see and change rules of egress, and events name them; call before paths are closed."""
+        import passt.config.policy_file  # noqa: F401 - no file can be read later
+
+        self._api.live_egress = live_egress
+        self._api.events.why_refused = live_egress.egress.why
 
     def steer(self, tables: ClientTables, cut: Cut, is_ours: Callable[[socket.socket], bool | None]) -> None:
         """Take the port *tables* for `PortRules`, and for `Server` who is a client; call before `start`."""

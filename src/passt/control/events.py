@@ -92,6 +92,8 @@ class EventHub:
         self._counts: dict[str, int] = {}
         self._n_untold = 0
         self._is_looking = False
+        # Set with rules of egress: tells which rule has refused a flow just now (`Egress.why`).
+        self.why_refused: Callable[[int, int, bytes], str | None] | None = None
 
     def count(self) -> int:
         """Return how many listen."""
@@ -172,10 +174,13 @@ class EventHub:
 
     def on_flow_refused(self, proto: int, source: bytes, source_port: int, destination: bytes,
                         destination_port: int, inbound: bool) -> None:
-        """Tell of a flow that the policy refused."""
+        """Tell of a flow that the policy refused, right after it did."""
+        why = self.why_refused(proto, destination_port, destination) if (
+            self.why_refused is not None and not inbound) else None
         self._publish("flow_refused", lambda: {
             "protocol": PROTOCOLS[proto], "direction": "inbound" if inbound else "outbound",
-            "source": end_of(source, source_port), "destination": end_of(destination, destination_port)})
+            "source": end_of(source, source_port), "destination": end_of(destination, destination_port),
+            "reason": why})
 
     def on_port_opened(self, listener: ListenerInfo) -> None:
         """Tell of a listener that was opened."""

@@ -29,6 +29,8 @@ ROUTES = (
     Route("GET", "/v1/ports", "ports"),
     Route("PATCH", "/v1/ports", "change_ports"),
     Route("PUT", "/v1/ports", "replace_ports"),
+    Route("GET", "/v1/policy", "policy"),
+    Route("PUT", "/v1/policy", "replace_policy"),
     Route("GET", "/v1/explain", "explain", ("protocol", "address", "port", "inbound", "source")),
     Route("GET", "/v1/metrics", "metrics"),
     Route("GET", "/v1/events", "listen", ("kinds",)),

@@ -66,7 +66,7 @@ cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
     fill_key(&key, ip, protocol, ntohs(icmp.id_be), ntohs(icmp.id_be))
     flow = core.flows.find(&key, SIDE_GUEST)
     if flow == NULL:
-        flow = open_ping(core, &key, protocol)
+        flow = open_ping(core, ip, &key, protocol)
         if flow == NULL:
             return
         flow.body.ping.packet_limit = limit_towards(core, key.guest)
@@ -88,13 +88,13 @@ cdef void on_echo(Core core, const IpView *ip) noexcept nogil:
     count(&core.stats, DROP_SOCKET)
 
 
-cdef Flow *open_ping(Core core, const FlowKey *key, int protocol) noexcept nogil:
+cdef Flow *open_ping(Core core, const IpView *ip, const FlowKey *key, int protocol) noexcept nogil:
     """Route a new flow of the guest and give it a connected, watched socket; NULL: counted drop.
 
     The socket keeps the guest's identifier if the host has it free.
     """
     cdef HostRoute route
-    cdef Flow *flow = start_datagram(core, key, FLOW_PING, &route)
+    cdef Flow *flow = start_datagram(core, ip, key, FLOW_PING, &route)
     cdef int result
     if flow == NULL:
         return NULL

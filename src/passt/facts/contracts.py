@@ -39,6 +39,10 @@ class Target(NamedTuple):
     lasting: bool = False
 
 
+PROHIBITED = Target(b"", 0)
+"""What `FlowPolicy.outbound` answers for a flow that a rule forbids: the guest is told so, and at once."""
+
+
 class InboundTarget(NamedTuple):
     """What the guest sees of a flow that a host-side client opened."""
 
@@ -152,7 +156,11 @@ class FlowPolicy(Protocol):
 
     def outbound(self, proto: int, source: bytes, source_port: int,
                  destination: bytes, destination_port: int) -> Target | None:
-        """Map a flow that the guest opens to what our socket connects to."""
+        """Map a flow that the guest opens to what our socket connects to.
+
+        `None` refuses it: a connection is reset, and there is no answer to others. `PROHIBITED` refuses it by
+        a rule: others are answered by an ICMP error.
+        """
 
     def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
                 local: bytes, local_port: int) -> InboundTarget | Target | None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
     from passt.facts.address import IPAddress
+    from passt.facts.egress import EgressRule, EgressRules
     from passt.facts.port_rule import PortRule
 
 
@@ -101,6 +102,7 @@ class NameSettings(Value):
     dns_host4: IPv4Address | None = None         # the host's name server; None: the first of resolv.conf
     dns_host6: IPv6Address | None = None
     dns_cache: int = 0                           # answers that the forwarder remembers
+    dns_refuse: str = "refused"                  # the answer for names that rules of egress do not allow
     dns_routes: tuple[tuple[str, IPAddress], ...] = ()  # suffixes that have name servers of their own
     dns_hosts: tuple[tuple[str, IPAddress], ...] = ()   # names that the forwarder knows itself
     search: tuple[str, ...] | None = None        # search domains; None: those of resolv.conf; empty: none
@@ -108,6 +110,11 @@ class NameSettings(Value):
     hand_out_search: bool | None = None          # tell the guest the search domains; None: passt only
     hostname: str = ""                           # empty: the guest is told no name
     fqdn: str = ""
+
+    @property
+    def is_forwarding(self) -> bool:
+        """Whether there is an address at which the forwarder is asked."""
+        return self.dns_forward4 is not None or self.dns_forward6 is not None
 
 
 class ForwardingSettings(Value):
@@ -130,6 +137,41 @@ class ForwardingSettings(Value):
     def has_auto_ports(self) -> bool:
         """Whether some rule follows the ports bound at its service side."""
         return any(rule.auto for rule in (*self.port_rules, *self.namespace_rules))
+
+
+class EgressSettings(Value):
+    """Which flows may pass."""
+
+    denied: tuple[EgressRule, ...] = ()          # tried before those that allow
+    allowed: tuple[EgressRule, ...] = ()         # with one of them, all else is denied
+    allow_from: tuple[tuple[bytes, int], ...] = ()   # networks whose hosts may connect; empty: all
+    policy_file: str | None = None               # path of a file with more rules, tried after these
+    from_file: EgressRules | None = None         # what it says, once it is read
+    learn_file: str | None = None                # path of a file for rules that would have been needed
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether flows of the guest are judged by rules."""
+        return bool(self.denied or self.allowed or self.policy_file is not None)
+
+    @property
+    def has_names(self) -> bool:
+        """Whether a rule is about a name, as far as the file is read."""
+        return self.has_rules and self.rules.has_names
+
+    @property
+    def needs_names(self) -> bool:
+        """Whether it has to be known what the guest asks for."""
+        return self.learn_file is not None or self.has_names
+
+    @property
+    def rules(self) -> EgressRules:
+        """All rules, in the order in which they are tried."""
+        from passt.facts.egress import EgressRules  # few starts have rules
+
+        more = self.from_file or EgressRules()
+        return EgressRules((*self.denied, *self.allowed, *more.rules),
+                           not self.allowed and more.allows_rest)
 
 
 class NamespaceSettings(Value):
@@ -189,6 +231,7 @@ class Settings(Value):
     addresses: AddressSettings = AddressSettings()
     names: NameSettings = NameSettings()
     forwarding: ForwardingSettings = ForwardingSettings()
+    egress: EgressSettings = EgressSettings()
     namespace: NamespaceSettings = NamespaceSettings()
     socket: SocketSettings = SocketSettings()
     control: ControlSettings = ControlSettings()

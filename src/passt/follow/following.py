@@ -62,6 +62,9 @@ if TYPE_CHECKING:
         def assign(self, guest: GuestNet) -> None:
             """Take it that the guest has the addresses of *guest* now."""
 
+        def take_host(self, addresses: frozenset[bytes]) -> None:
+            """Take it that these are the host's addresses now."""
+
         def set_neighbours(self, entries: dict[bytes, bytes]) -> None:
             """Show the guest hosts on our link by these MAC addresses from now on, and others by ours."""
 
@@ -143,6 +146,8 @@ class Following:
             # An interface may go while it is read about; more hints come then.
             log.limited(log.INFO, "follow", f"cannot follow the host yet: {error}")
             return False
+        if addresses != self._addresses:
+            self._network.take_host(addresses)
         gone, self._addresses = self._addresses - addresses, addresses
         yield from self._follow(self._network, self._guest, found, gone)
         self._network.listen_anew(interfaces)

@@ -21,6 +21,7 @@ from socket import IPPROTO_TCP
 from passt.facts.address import IP4_LOOPBACK, IP6_LOOPBACK, format_endpoint, is_loopback, needs_scope6
 from passt.facts.contracts import Explained, Target
 from passt.forward.guest_addresses import NO_GUEST
+from passt.forward.policy import NOT_A_CLIENT
 from passt.light.values import cast, replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -70,10 +71,9 @@ class Bypass:
             if self._alone:
                 return None
             return self._policy.inbound(proto, rule, peer, peer_port, local, local_port)
-        target = self._decide_inbound(rule, peer, local, local_port)
+        target, why = self._decide_inbound(rule, peer, local, local_port)
         if self._explain is not None:
-            self._explain_flow("to the namespace", proto, (peer, peer_port, local, local_port), target,
-                               NO_GUEST)
+            self._explain_flow("to the namespace", proto, (peer, peer_port, local, local_port), target, why)
         return target
 
     def explain_inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
@@ -85,26 +85,43 @@ class Bypass:
         if bar:
             found = self._policy.explain_inbound(proto, rule, peer, peer_port, local, local_port)
             return replace(found, steps=(f"it takes the link: {bar}", *found.steps))
-        target = self._decide_inbound(rule, peer, local, local_port)
-        return Explained(target, "bypass" if target else NO_GUEST,
+        target, why = self._decide_inbound(rule, peer, local, local_port)
+        return Explained(target, why,
                          ("it bypasses the link: client and port are of the host's loopback",))
 
     def outbound_bypass(self, proto: int, rule: object, peer: bytes, peer_port: int,
                        local: bytes, local_port: int) -> Target | None:
         """Map a flow accepted in the namespace for *rule*, a `PortRule`; None refuses it."""
         target = self._decide_outbound(rule, peer, local, local_port)
+        why = _NOT_LOOPBACK
+        egress = self._policy.egress
+        if target is not None and egress is not None:
+            is_allowed, place = egress.decide(proto, target.port, target.address, target.address)
+            if not is_allowed:
+                egress.refuse(proto, target.port, target.address, place)
+                target, why = None, egress.describe(place)
+            elif egress.has_names:
+                target = target._replace(lasting=False)    # what a name has is over some time
+        elif target is not None and self._policy.learning is not None:
+            self._policy.learning.note(proto, target.port, target.address, target.address)
         if self._explain is not None:
-            self._explain_flow("to the host", proto, (peer, peer_port, local, local_port), target,
-                               _NOT_LOOPBACK)
+            self._explain_flow("to the host", proto, (peer, peer_port, local, local_port), target, why)
         return target
 
-    def explain_outbound_bypass(self, _proto: int, rule: object, peer: bytes, _peer_port: int,
+    def explain_outbound_bypass(self, proto: int, rule: object, peer: bytes, _peer_port: int,
                                 local: bytes, local_port: int) -> Explained:
         """Decide as `outbound_bypass`, and say how."""
         target = self._decide_outbound(rule, peer, local, local_port)
-        return Explained(target, "bypass" if target else _NOT_LOOPBACK,
-                         ("it bypasses the link: client and port are of the namespace's loopback",) if target
-                         else ())
+        if target is None:
+            return Explained(None, _NOT_LOOPBACK, ())
+        steps = ["it bypasses the link: client and port are of the namespace's loopback"]
+        egress = self._policy.egress
+        if egress is not None:
+            is_allowed, place = egress.decide(proto, target.port, target.address, target.address)
+            steps.append(f"{egress.describe(place)}: it is {'allowed' if is_allowed else 'denied'}")
+            if not is_allowed:
+                return Explained(None, egress.describe(place), tuple(steps))
+        return Explained(target, "bypass", tuple(steps))
 
     def _find_bar(self, rule: object, peer: bytes) -> str:
         """Say why a flow of the host does not bypass the link; empty if it does."""
@@ -116,17 +133,21 @@ class Bypass:
             return "the rule has a target address"
         return ""
 
-    def _decide_inbound(self, rule: object, peer: bytes, local: bytes, local_port: int) -> Target | None:
+    def _decide_inbound(self, rule: object, peer: bytes, local: bytes, local_port: int
+                        ) -> tuple[Target | None, str]:
+        """Return where a flow of the host goes, or None, and why."""
+        if self._policy.ingress is not None and not self._policy.ingress.may_connect(peer):
+            return None, NOT_A_CLIENT
         if self._keep_loopback and is_loopback(local):
             destination: bytes | None = local
         elif self._alone:
-            return None
+            return None, NO_GUEST
         else:
             destination = self._observed.inbound_destination(peer)
         if destination is None:
-            return None
+            return None, NO_GUEST
         scope_id = self.scope_id if needs_scope6(destination) else 0
-        return Target(destination, _target_port(rule, local_port), scope_id, lasting=self._lasting)
+        return Target(destination, _target_port(rule, local_port), scope_id, lasting=self._lasting), "bypass"
 
     def _decide_outbound(self, rule: object, peer: bytes, local: bytes, local_port: int) -> Target | None:
         if not (is_loopback(peer) and is_loopback(local)):

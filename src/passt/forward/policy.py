@@ -24,6 +24,10 @@ accept loopback clients too, and container engines count on it):
 and the destination is the guest's address last seen, or the target address of the rule, which may be another
 one behind the guest. All look-ups use tables of packed addresses made at the start, as a flow waits for the
 answer. An IPv4-mapped IPv6 address is always refused: a socket would take it for IPv4, past these rows.
+
+Rules of egress (`forward.egress`) judge an outbound flow once it is known where it goes; an inbound one is
+none of theirs, but its client may have to be one of --allow-from.
+
 When the host's network changes, `Policy.renew` puts new tables in the place of all of these.
 """
 
@@ -47,7 +51,7 @@ from passt.facts.address import (
     is_unspecified,
     needs_scope6,
 )
-from passt.facts.contracts import Explained, InboundTarget, Target
+from passt.facts.contracts import PROHIBITED, Explained, InboundTarget, Target
 from passt.forward.guest_addresses import NO_GUEST, Observed
 from passt.light.values import NamedTuple, cast
 
@@ -58,6 +62,8 @@ if TYPE_CHECKING:
     from passt.facts.address import IPAddress
     from passt.facts.guest import GuestFamily, GuestNet
     from passt.facts.port_rule import PortRule
+    from passt.forward.egress import Egress, Ingress
+    from passt.forward.learning import Learning
 
     Note = Callable[[str], None]  # takes one step of a decision
 
@@ -67,8 +73,10 @@ _WITH_PORTS = frozenset((IPPROTO_TCP, IPPROTO_UDP))
 _NAMES = {IPPROTO_TCP: "TCP", IPPROTO_UDP: "UDP", IPPROTO_ICMP: "ICMP echo", IPPROTO_ICMPV6: "ICMPv6 echo"}
 
 _DISABLED = "family or protocol disabled"
+NOT_A_CLIENT = "the client is none of --allow-from"
 _NO_SOURCE = "no address to show to the guest for this peer"
 _FORWARDER = "DNS forwarder"
+FORWARDER = b""                    # as `egress.FORWARDER`, which only those load who have rules
 _UNCHANGED, _OUR_ADDRESS = "unchanged", "our address"
 
 
@@ -135,13 +143,19 @@ class Policy:
     The switches *tcp*, *udp* and *icmp* refuse all flows of a protocol when False. *explain* gets a
     line for each decision, if given; *warn* gets one when clients on the host's loopback are refused for the
     first time, as there is no address to show to the guest; *on_ping_forbidden* is called once, when the host
-    refuses ping sockets. `observed` is the `contracts.GuestEvents` for the data plane.
+    refuses ping sockets. `observed` is the `contracts.GuestEvents` for the data plane. *egress* judges where
+    flows of the guest go, *ingress* whose come; None: all may. *learning* is told where they go.
     """
 
     def __init__(self, net: GuestNet, *, tcp: bool = True, udp: bool = True, icmp: bool = True,
                  explain: Callable[[str], None] | None = None,
                  warn: Callable[[str], None] | None = None,
-                 on_ping_forbidden: Callable[[], None] | None = None) -> None:
+                 on_ping_forbidden: Callable[[], None] | None = None,
+                 egress: Egress | None = None, ingress: Ingress | None = None,
+                 learning: Learning | None = None) -> None:
+        self.egress = egress
+        self.learning = learning
+        self.ingress = ingress
         self.observed = Observed(net, explain=explain, on_ping_forbidden=on_ping_forbidden)
         self._explain = explain
         self._warn = warn
@@ -180,9 +194,18 @@ class Policy:
                  destination: bytes, destination_port: int) -> Target | None:
         """Map a flow that the guest opens to what our socket connects to; None refuses it."""
         target, why = self._decide_outbound(proto, source, source_port, destination, destination_port)
+        if target is not None and self.egress is not None:
+            place = self._find_bar(proto, target, why, destination, destination_port)
+            if place is not None:
+                self.egress.refuse(proto, destination_port, destination, place)
+                target, why = PROHIBITED, self.egress.describe(place)
+        elif target is not None and self.learning is not None:
+            address = FORWARDER if why == _FORWARDER else target.address
+            self.learning.note(proto, destination_port, address, destination)
         if self._explain is not None:
+            is_refused = target is None or target is PROHIBITED
             self._explain_flow("outbound", proto, (source, source_port, destination, destination_port),
-                               _describe_target(target), why, is_refused=target is None)
+                               "" if is_refused else _describe_target(target), why, is_refused=is_refused)
         return target
 
     def explain_outbound(self, proto: int, source: bytes, source_port: int,
@@ -191,7 +214,21 @@ class Policy:
         steps: list[str] = []
         target, why = self._decide_outbound(proto, source, source_port, destination, destination_port,
                                             steps.append)
+        if target is not None and self.egress is not None:
+            place = self._find_bar(proto, target, why, destination, destination_port, steps.append)
+            if place is not None:
+                target, why = None, self.egress.describe(place)
         return Explained(target, why, tuple(steps))
+
+    def _find_bar(self, proto: int, target: Target, row: str, asked: bytes, port: int,
+                  note: Note | None = None) -> int | None:
+        """Return the place of the rule that forbids a flow to *target*, to which *row* led, if one does."""
+        egress = cast("Egress", self.egress)
+        address = FORWARDER if row == _FORWARDER else target.address
+        is_allowed, place = egress.decide(proto, port, address, asked)
+        if note is not None:
+            note(f"{egress.describe(place)}: it is {'allowed' if is_allowed else 'denied'}")
+        return None if is_allowed else place
 
     def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,
                 local: bytes, local_port: int) -> InboundTarget | None:
@@ -285,6 +322,8 @@ class Policy:
             return None, _DISABLED
         if not peer_port:
             return None, "port 0"
+        if self.ingress is not None and not self.ingress.may_connect(peer):
+            return None, NOT_A_CLIENT
         source, row = self._inbound_source(family, peer)
         if source is None:
             return None, _NO_SOURCE

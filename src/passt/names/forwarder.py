@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from passt.names.judge import Judge
     from passt.names.loop import Loop
     from passt.names.outlet import Outlet
+    from passt.names.pinboard import Pinboard
     from passt.names.upstreams import Upstreams
 
 MAX_QUERY_LEN = 4096               # a name has 255 bytes; options and signatures take some more
@@ -62,7 +63,8 @@ class Forwarder:
     """Answers what `ask` is given; what becomes of it is told to *counts*."""
 
     def __init__(self, loop: Loop, judge: Judge, upstreams: Upstreams, outlet: Outlet,
-                 cache: AnswerCache | None, max_exchanges: int, *, counts: Counts) -> None:
+                 cache: AnswerCache | None, max_exchanges: int, pinboard: Pinboard | None = None, *,
+                 counts: Counts) -> None:
         self._loop = loop
         self._judge = judge
         self._upstreams = upstreams
@@ -70,6 +72,7 @@ class Forwarder:
         self._cache = cache
         self._max_exchanges = max_exchanges
         self.counts = counts
+        self._pinboard = pinboard
         self._waiting: dict[tuple[bool, bytes], list[_Waiting]] = {}
 
     @property
@@ -98,13 +101,12 @@ class Forwarder:
             return True
         ruling = self._judge.judge(query)
         if ruling.reply is not None:
-            self._count_own(ruling.reply)
-            client.send(ruling.reply)
+            self._send_own(query, client, ruling.reply)
             return True
         kept = self._cache.find(query) if self._cache is not None else None
         if kept is not None:
             self.counts.add(counted.FROM_CACHE)
-            self._tell(_Waiting(query, client), kept, is_ours=True)
+            self._release([_Waiting(query, client)], kept, is_ours=True)
             return True
         return self._forward(_Waiting(query, client), ruling.servers)
 
@@ -149,12 +151,44 @@ class Forwarder:
             answer = None
         if answer is not None and self._cache is not None:
             self._cache.keep(query, answer)
+        if answer is not None:
+            self._release(waiting, answer, is_ours=False)
+            return
         for one in waiting:
-            if answer is None:
-                self.counts.add(counted.NO_ANSWER)
-                one.client.send(build_reply(one.query, Rcode.SERVFAIL))
-            else:
-                self._tell(one, answer, is_ours=False)
+            self.counts.add(counted.NO_ANSWER)
+            one.client.send(build_reply(one.query, Rcode.SERVFAIL))
+
+    def _send_own(self, query: DnsView, client: Client, reply: bytes) -> None:
+        """Send *reply*, which is our own, once its addresses are pinned."""
+        def tell(may: bool) -> None:
+            sent = reply if may else build_reply(query, Rcode.REFUSED)
+            self._count_own(sent)
+            client.send(sent)
+
+        if self._pinboard is None:
+            tell(True)
+        else:
+            self._when_pinned(query, DnsView(reply), tell)
+
+    def _release(self, waiting: list[_Waiting], answer: DnsView, *, is_ours: bool) -> None:
+        """Send *answer* to all who wait, once its addresses are pinned."""
+        def tell(may: bool) -> None:
+            for one in waiting:
+                if may:
+                    self._tell(one, answer, is_ours=is_ours)
+                else:
+                    self.counts.add(counted.REFUSED)
+                    one.client.send(build_reply(one.query, Rcode.REFUSED))
+
+        self._when_pinned(waiting[0].query, answer, tell)
+
+    def _when_pinned(self, query: DnsView, answer: DnsView, then: Callable[[bool], None]) -> None:
+        """Call *then*, now or later, with whether *answer* to *query* may be passed on."""
+        pins = self._judge.pins(query, answer)
+        if pins and self._pinboard is not None:
+            self._pinboard.pin(pins, then)
+        else:
+            then(pins is not None)
 
     @staticmethod
     def _tell(waiting: _Waiting, answer: DnsView, *, is_ours: bool) -> None:

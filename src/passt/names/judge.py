@@ -16,14 +16,17 @@ from passt.wire.dns.message import (
     RecordType,
     build_reply,
     encode_name,
+    show_name,
     suffixes,
 )
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from passt.facts.address import IPAddress
+    from passt.names.name_learner import NameLearner
+    from passt.names.name_rules import NameRules, Pin
 
 TTL_S = 60                         # of names of --dns-hosts: they stay as long as we run
 
@@ -36,11 +39,19 @@ class Ruling(NamedTuple):
 
 
 class Judge:
-    """Knows *hosts*, of --dns-hosts, and *routes*, of --dns-route; *has_ip6* says what the guest has."""
+    """Knows *hosts*, of --dns-hosts, and *routes*, of --dns-route; *has_ip6* says what the guest has.
+
+    *rules* say which names it may ask for; None: all. *tell* gets a line for each that is refused, and the
+    guest the code *refusal*.
+    """
 
     def __init__(self, hosts: Iterable[tuple[str, IPAddress]], routes: Iterable[tuple[str, IPAddress]],
-                 *, has_ip6: bool) -> None:
+                 *, has_ip6: bool, rules: NameRules | NameLearner | None = None,
+                 tell: Callable[[str], None] | None = None, refusal: int = Rcode.REFUSED) -> None:
         self._has_ip6 = has_ip6
+        self._tell = tell
+        self._refusal = refusal
+        self._rules = rules
         self._hosts: dict[bytes, list[bytes]] = {}
         for name, address in hosts:
             self._hosts.setdefault(encode_name(name), []).append(address.packed)
@@ -49,6 +60,10 @@ class Judge:
             key = encode_name(suffix) if suffix else b"\0"
             self._routes[key] = (*self._routes.get(key, ()), server)
 
+    def renew(self, rules: NameRules | None) -> None:
+        """Judge names by *rules* from now on."""
+        self._rules = rules
+
     def judge(self, query: DnsView) -> Ruling:
         """Decide on *query*."""
         if query.flags & OPCODE_BITS or query.kind in {RecordType.AXFR, RecordType.IXFR}:
@@ -56,6 +71,9 @@ class Judge:
             return Ruling(build_reply(query, Rcode.NOTIMP), None)
         if not query.name or any(record.section < 2 for record in query.records):
             return Ruling(build_reply(query, Rcode.FORMERR), None)
+        code = self._find_bar(query)
+        if code is not None:
+            return Ruling(build_reply(query, code), None)
         if query.klass == CLASS_IN:
             packed = self._hosts.get(query.name)
             if query.kind == RecordType.AAAA and not self._has_ip6:
@@ -65,9 +83,23 @@ class Judge:
                 return Ruling(build_reply(query, Rcode.NOERROR, _fitting(query.kind, packed), TTL_S), None)
         return Ruling(None, self._find_route(query.name))
 
+    def _find_bar(self, query: DnsView) -> int | None:
+        """Return the code with which a rule has *query* answered; None if none does."""
+        if self._rules is None:
+            return None
+        if not self._rules.may_ask(query.name):
+            if self._tell is not None:
+                self._tell(f"refused: the name {show_name(query.name)}: no rule allows it")
+            return self._refusal
+        return Rcode.NOERROR if self._rules.is_empty(query) else None
+
     def admit(self, _query: DnsView, _answer: DnsView) -> bool:
         """Tell whether *_answer* to *_query* may be passed on; all may."""
         return True
+
+    def pins(self, query: DnsView, answer: DnsView) -> list[Pin] | None:
+        """Return what has to be pinned before *answer* to *query* is passed on; None: it may not be."""
+        return self._rules.pins(query.name, answer) if self._rules is not None else []
 
     def _find_route(self, name: bytes) -> tuple[IPAddress, ...] | None:
         """Return the servers of the longest suffix that *name* ends in."""

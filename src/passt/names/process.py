@@ -19,7 +19,8 @@ A host whose loopback interface is down has no doors, and if the process ends, t
 go to the host's first server as they are, as they do for addresses that are not of --dns-forward.
 
 On the channel the process is told to begin, and gets another list of servers when the host has one
-(`names.orders`). What it counts is in memory that both share (`names.counts`).
+(`names.orders`). With rules of egress by name it asks there for pins of what it is about to answer, and waits
+for them (`names.pinboard`). What it counts is in memory that both share (`names.counts`).
 """
 
 from __future__ import annotations
@@ -29,17 +30,26 @@ import socket
 from ipaddress import ip_address
 
 from passt import log
-from passt.errors import HostError
+from passt.errors import HostError, WireError
 from passt.facts.address import IP4_LEN, IP6_LEN
 from passt.facts.contracts import Target
 from passt.names.counts import Counts
-from passt.names.orders import build_service
+from passt.names.orders import (
+    GENERATIONS,
+    MAX_PINS_LEN,
+    build_rules,
+    build_service,
+    build_settled,
+    parse_learned,
+    parse_pins,
+)
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn, Protocol
 
+    from passt.facts.egress import EgressRules
     from passt.facts.guest import GuestNet, NameService
     from passt.facts.settings import NameSettings
     from passt.process.identity import Identity
@@ -55,6 +65,7 @@ if TYPE_CHECKING:
 
 
 BEGIN = b"b"
+RULES_ROOM = 1 << 20               # for all rules by name at once, as far as net.core.wmem_max allows
 _BACKLOG = 128
 _PROTOCOLS = ((socket.IPPROTO_UDP, socket.SOCK_DGRAM), (socket.IPPROTO_TCP, socket.SOCK_STREAM))
 
@@ -62,22 +73,28 @@ _PROTOCOLS = ((socket.IPPROTO_UDP, socket.SOCK_DGRAM), (socket.IPPROTO_TCP, sock
 class NameForwarder:
     """The forwarder for *guest*, with the options *asked* and the rights of *user*; forked at once.
 
-    Call with one thread, before any right is given up. `doors` are for `Policy.serve_names`. Raises
+    *rules* of egress say which names may be asked for; None: all. Call with one thread, before any right is
+    given up. `doors` are for `Policy.serve_names`. Raises
     HostError.
     """
 
-    def __init__(self, asked: NameSettings, guest: GuestNet, user: Identity | None) -> None:
+    def __init__(self, asked: NameSettings, guest: GuestNet, user: Identity | None,
+                 rules: EgressRules | None = None) -> None:
         assert guest.names is not None  # noqa: S101 - the caller has asked
         self._counts = _make_counts()
         self._sockets = _open_doors(guest)
         self.doors = {key: _target_of(sock) for key, sock in self._sockets.items()}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if rules is not None:
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, RULES_ROOM)
         if _fork_forwarder() == 0:
-            _run(theirs, list(self._sockets.values()), asked, guest, user, self._counts)
+            _run(theirs, list(self._sockets.values()), asked, guest, user, rules, self._counts)
         theirs.close()
         ours.setblocking(False)
         self._channel = ours
         self._service = guest.names
+        self._rules = rules
+        self._generation = self._last_sent = 0
 
     def descriptors(self) -> list[int]:
         """Return the descriptors of the doors: they are no services of the host."""
@@ -87,11 +104,22 @@ class NameForwarder:
         """Return what the process has counted, also after its end."""
         return self._counts.read()
 
-    def start(self, loop: EngineLoop, on_end: Callable[[], None]) -> None:
-        """Have *loop* call *on_end* when the process ends: there are no doors then."""
+    def start(self, loop: EngineLoop, on_end: Callable[[], None],
+              pin: Callable[[int, bytes, int], bool] | None = None,
+              learn: Callable[[str, bytes], None] | None = None) -> None:
+        """Have *loop* call *on_end* when the process ends: there are no doors then.
+
+        *pin* takes pins: the place of a rule, an address, and seconds; it tells whether it may be. *learn*
+        takes instead what is asked for with --learn: a name as text, and an address that it has, or b"".
+        """
         def on_event() -> None:
             try:
-                if self._channel.recv(1):
+                message = self._channel.recv(MAX_PINS_LEN)
+                if message:
+                    if learn is not None:
+                        self._learn_all(message, learn)
+                    else:
+                        self._pin_all(message, pin)
                     return
             except BlockingIOError:
                 return
@@ -103,14 +131,58 @@ class NameForwarder:
             self._channel.close()
             for sock in self._sockets.values():
                 sock.close()
-            log.warning("the process that forwards queries of --dns-forward has ended: they go to the host's"
-                        " first name server from now on")
+            instead = "are refused" if self._rules is not None and self._rules.has_names else (
+                "go to the host's first name server")
+            log.warning("the process that forwards queries of --dns-forward has ended: they"
+                        f" {instead} from now on")
 
         loop.add_reader(self._channel.fileno(), on_event)
         try:
             self._channel.send(BEGIN)
         except OSError:
             pass                   # it has ended already
+
+    def _pin_all(self, message: bytes, pin: Callable[[int, bytes, int], bool] | None) -> None:
+        """Pin what the process asks for, and tell it; nonsense has no answer."""
+        try:
+            number, generation, pins = parse_pins(message)
+        except WireError:
+            return
+        self._settle(number, is_pinned=(
+            pin is not None and generation == self._generation and all(pin(*each) for each in pins)))
+
+    def _learn_all(self, message: bytes, learn: Callable[[str, bytes], None]) -> None:
+        """Take what the process says was asked for, and tell it; nonsense has no answer."""
+        try:
+            number, found = parse_learned(message)
+        except WireError:
+            return
+        for name, address in found:
+            learn(name.decode("ascii", "replace"), address)
+        self._settle(number, is_pinned=True)
+
+    def _settle(self, number: int, *, is_pinned: bool) -> None:
+        try:
+            self._channel.send(build_settled(number, is_pinned=is_pinned))
+        except OSError:
+            pass                   # it does not listen: there is no answer to the guest
+
+    def set_rules(self, rules: EgressRules) -> bool:
+        """Have names judged by *rules* from now on; False: they stay as they are, as nobody listens.
+
+        What the process pins by rules of before is refused from now on.
+        """
+        if not self.doors or self._rules is None:
+            return False
+        # A number for each try: a part of the one before may have arrived.
+        self._last_sent = (self._last_sent + 1) % GENERATIONS
+        try:
+            for message in build_rules(rules, self._last_sent):
+                self._channel.send(message)
+        except OSError:
+            return False
+        self._rules, self._generation = rules, self._last_sent
+        return True
 
     def renew(self, service: NameService | None) -> None:
         """Have the servers of *service* asked from now on."""
@@ -181,7 +253,7 @@ def _fork_forwarder() -> int:
 
 
 def _run(channel: socket.socket, doors: list[socket.socket], asked: NameSettings, guest: GuestNet,
-         user: Identity | None, counts: Counts) -> NoReturn:
+         user: Identity | None, rules: EgressRules | None, counts: Counts) -> NoReturn:
     """Be the forwarder until the main process has gone."""
     try:
         # What the main process does not need is loaded by this one alone.
@@ -191,7 +263,7 @@ def _run(channel: socket.socket, doors: list[socket.socket], asked: NameSettings
         if channel.recv(1):        # else the start has failed
             from passt.names import service
 
-            service.run(channel, doors, asked, guest, user, counts)
+            service.run(channel, doors, asked, guest, user, rules, counts)
     except Exception as error:  # noqa: BLE001 - it ends with this
         log.failure(type(error).__name__, error)
     finally:

@@ -13,7 +13,7 @@ from passt import log
 from passt.namespace import pid1
 from passt.namespace.child_channel import Kind, read_status
 from passt.namespace.terminal import Terminal, leads_alone, stop_like
-from passt.process.signals import ASKING, FORWARDED, TERMINAL_STOPS, SignalReader
+from passt.process.signals import ASKING, FORWARDED, RELOADING, TERMINAL_STOPS, SignalReader
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Supervisor:
         self._leads_session = os.getsid(0) == os.getpid()
         self._saw_interrupt = False
         self._wait_status: int | None = None
+        self.on_reload: Callable[[], None] | None = None   # called instead of passing on RELOADING
 
     def watch(self, loop: Loop) -> None:
         """Register with *loop*, and stop it at the end of the command and of its whole PID namespace."""
@@ -99,6 +100,9 @@ class Supervisor:
             if received.number == signal.SIGCONT:
                 if received.is_from_user:
                     self._resume()
+                continue
+            if received.number == RELOADING and received.is_from_user and self.on_reload is not None:
+                self.on_reload()
                 continue
             if received.number == signal.SIGINT and received.is_from_kernel:
                 self._saw_interrupt = True

@@ -25,6 +25,8 @@ COMMANDS = {
     "close": ("FLOW", "End a flow; its ends see a reset."),
     "ports": ("[list|add|del|set] [-t|-u|-T|-U SPEC]...",
               "Show the port rules and open ports, or add, delete or replace rules: all or none."),
+    "policy": ("[show] | set FILE [--kill] | reload [--kill]",
+               "Show the rules of egress, or have new flows judged by those of FILE or --policy's file."),
     "explain": ("[tcp|udp|icmp] ADDR[:PORT] | [tcp|udp] --inbound PORT",
                 "Tell which rule, mapping and addresses a flow would get, or why it would be refused."),
     "doctor": ("[--port PORT[/tcp|/udp]]", "Say what is wrong, here or in an instance, and its remedy."),
@@ -37,6 +39,7 @@ _WORDS = {
     "inbound": ("direction", "inbound"), "outbound": ("direction", "outbound"),
 }  # fmt: skip
 PORT_ACTIONS = ("list", "add", "del", "set")
+POLICY_ACTIONS = {"show": 0, "set": 1, "reload": 0}    # and how many words follow
 _SPECS = {"-t": "-t", "--tcp-ports": "-t", "-u": "-u", "--udp-ports": "-u", "-T": "-T", "--tcp-ns": "-T",
           "-U": "-U", "--udp-ns": "-U"}
 _VALUED = {"-p": "pid", "--pid": "pid", "-s": "path", "--socket": "path", "--listen": "listen",
@@ -46,7 +49,8 @@ _PATHS = frozenset(("path", "write"))
 MAX_DIGITS = 10        # of a PID: more than any has
 # Options that belong to one command.
 _OWNERS = {"watch": "flows", "names": "list", "listen": "metrics", "specs": "ports", "inbound": "explain",
-           "source": "explain", "port": "doctor", "write": "capture", "ring": "capture", "snaplen": "capture"}
+           "kill": "policy", "source": "explain", "port": "doctor", "write": "capture", "ring": "capture",
+           "snaplen": "capture"}
 _KEYS = ("protocol", "path", "direction", "state", "address", "port", "rule")
 
 
@@ -62,6 +66,7 @@ class Command(NamedTuple):
     json: bool = False
     watch: bool = False
     names: bool = False
+    kill: bool = False
     listen: str | None = None
     port: str | None = None
     write: str | None = None
@@ -88,7 +93,7 @@ def parse(arguments: Sequence[str]) -> Command:
             return Command("help", words=tuple([each for each in words if each in COMMANDS][:1]))
         if word == "--version":
             return Command("version")
-        if word in {"--json", "--watch", "--names"}:
+        if word in {"--json", "--watch", "--names", "--kill"}:
             given[word.lstrip("-")] = True
         elif name in _VALUED or name in _SPECS:
             if not equals and rest:
@@ -138,7 +143,7 @@ def _check(given: dict[str, Any], words: list[str]) -> Command:
             raise ConfigError(f"{what} to '{command}', not to '{name}'")
     if name == "metrics" and "json" in given:
         raise ConfigError("option '--json': metrics are for Prometheus; 'stats --json' has all counters")
-    most = {"flows": 20, "top": 20, "events": 20, "log": 1, "close": 1, "ports": 1, "explain": 2,
+    most = {"flows": 20, "top": 20, "events": 20, "log": 1, "close": 1, "ports": 1, "policy": 2, "explain": 2,
             "capture": 50}.get(name, 0)
     if len(words) > most:
         raise ConfigError(f"'{words[most]}' is too much: passtctl {name} {COMMANDS[name][0]}".rstrip())
@@ -146,6 +151,8 @@ def _check(given: dict[str, Any], words: list[str]) -> Command:
         raise ConfigError("passtctl close needs the id of a flow, as 'flows' shows it")
     if name == "ports":
         _check_ports(words, given.get("specs", ()))
+    if name == "policy":
+        _check_policy(words, kills="kill" in given)
     return Command(name, words=tuple(words), **given)
 
 
@@ -173,6 +180,19 @@ def _check_ports(words: list[str], specs: tuple[str, ...]) -> None:
         raise ConfigError("say what to do with these ports: add, del or set")
     if action != "list" and not specs:
         raise ConfigError(f"passtctl ports {action} needs ports: -t SPEC, -u SPEC, -T SPEC or -U SPEC")
+
+
+def _check_policy(words: list[str], *, kills: bool) -> None:
+    """Refuse what `policy` cannot do. Raises ConfigError."""
+    action = words[0] if words else "show"
+    if action not in POLICY_ACTIONS:
+        raise ConfigError(f"'{action}' is no action of policy; there are {', '.join(POLICY_ACTIONS)}")
+    if len(words) > 1 + POLICY_ACTIONS[action]:
+        raise ConfigError(f"'{words[-1]}' is too much: passtctl policy {action} takes no file")
+    if action == "set" and len(words) == 1:
+        raise ConfigError("passtctl policy set needs a file with rules, as --policy; - is standard input")
+    if action == "show" and kills:
+        raise ConfigError("option '--kill' belongs to 'policy set' and 'policy reload'")
 
 
 def parse_filters(words: Sequence[str]) -> str:
@@ -216,6 +236,7 @@ def help_text() -> str:
         "  -t, -u SPEC        of ports: TCP or UDP ports of the host, as for pasta and passt",
         "  -T, -U SPEC        of ports: TCP or UDP ports of the namespace",
         "  --source ADDR      of explain: where the flow comes from",
+        "  --kill             of policy: end flows that are refused now",
         "  -w, --write FILE   capture: write packets there; - is standard output",
         "  --ring SIZE        capture: keep the newest packets in memory, 16M of them, say",
         "  --snaplen SIZE     capture: keep that many bytes of each packet",

@@ -30,8 +30,9 @@ def _flow(event: dict[str, Any]) -> str:
 
 
 def _refused(event: dict[str, Any]) -> str:
-    return (f"{event['direction']} {event['protocol']} {endpoint(event['source'])} ->"
+    text = (f"{event['direction']} {event['protocol']} {endpoint(event['source'])} ->"
             f" {endpoint(event['destination'])}")
+    return f"{text}: {event['reason']}" if event.get("reason") else text
 
 
 def _port(event: dict[str, Any]) -> str:

@@ -30,6 +30,9 @@ _PARTS: dict[str, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
     "ports": (("SPEC as of pasta and passt", (
         ("-t, -u SPEC", "TCP or UDP ports of the host, for the guest"),
         ("-T, -U SPEC", "TCP or UDP ports of the namespace, for the host"))),),
+    "policy": (("Options", (
+        ("--kill", "end open flows of the guest that the rules refuse now"),)),
+        ("FILE", (("PATH", "rules in TOML, as for --policy; - is standard input"),))),
     "explain": (("Options", (
         ("--inbound PORT", "a flow to that port of the host, or to that of ADDR"),
         ("--source ADDR", "where the flow comes from"))),),

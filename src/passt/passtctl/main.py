@@ -15,6 +15,7 @@ from passt.passtctl.explain import explain
 from passt.passtctl.instances import NOT_UNDERSTOOD
 from passt.passtctl.names import served, short_name
 from passt.passtctl.output import print_json, print_lines
+from passt.passtctl.policy import policy
 from passt.passtctl.ports import ports
 from passt.passtctl.table import amount, duration, endpoint, layout
 
@@ -42,7 +43,8 @@ def run(command: Command) -> int:
     instance = _choose(command)
     handlers: dict[str, Callable[[Instance, Command], int]] = {
         "flows": _flows, "top": _top, "stats": _stats, "events": _events, "metrics": _metrics, "log": _log,
-        "close": _close, "ports": ports, "explain": explain, "capture": capture.run}  # fmt: skip
+        "close": _close, "ports": ports, "policy": policy, "explain": explain,
+        "capture": capture.run}  # fmt: skip
     try:
         return handlers[command.name](instance, command)
     except KeyboardInterrupt:

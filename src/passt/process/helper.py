@@ -1,7 +1,7 @@
 """The begin of a process that helps the main one: what each of them lets go of, and gives up.
 
-They are the helper for low ports and the forwarder of names. The reader and the configurer are programs of
-their own, and do the same by `src/helpers/confine.c`.
+They are the helper for low ports, the forwarder of names and the reader of --policy. The reader of
+resolv.conf and the configurer are programs of their own, and do the same by `src/helpers/confine.c`.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ def detach(name: str, keep: Iterable[int]) -> None:
 
 
 def confine(form: str, user: Identity | None = None, *, right: int | None = None,
-            enters_empty_root: bool = False) -> None:
+            enters_empty_root: bool = False, reads: bool = False) -> None:
     """Give up all but the system calls of the filter *form*, and the capability *right* if there is one.
 
-    The process becomes *user* before. Call when all is loaded, with one thread. Raises OSError or HostError.
+    The process becomes *user* before. With *reads* it may open files for reading, as far as the filter lets
+    it. Call when all is loaded, with one thread. Raises OSError or HostError.
     """
     if user is not None:
         user.assume()
@@ -55,7 +56,7 @@ def confine(form: str, user: Identity | None = None, *, right: int | None = None
     except OSError:
         pass                       # Landlock closes paths then
     try:
-        landlock.restrict(signals=True)
+        landlock.restrict(signals=True, reading=reads)
     except OSError:
         pass                       # the filter is there in any case
     if right is None:

@@ -26,6 +26,8 @@ ASKING = signal.SIGUSR1
 # Passed on to the command.
 FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR2, signal.SIGTERM,
              signal.SIGCONT, signal.SIGTSTP, signal.SIGWINCH)
+# Has a file of rules read again, where there is one.
+RELOADING = signal.SIGHUP
 # Would stop us when we change the terminal from a background process group.
 TERMINAL_STOPS = (signal.SIGTTIN, signal.SIGTTOU)
 # End pasta when there is no command to pass them on to.
@@ -129,18 +131,21 @@ def _exit_by(number: int, _: object) -> None:
     os._exit(STATUS_OF_SIGNAL + number)
 
 
-def read_ending(*, in_background: bool) -> SignalReader:
+def read_ending(*, in_background: bool, reloads: bool = False) -> SignalReader:
     """Have the signals ENDING read by the loop from now on; others are what they are by default.
+
+    With *reloads* RELOADING is read, too.
 
     In the background UNHEEDED are ignored; PID 1 of a PID namespace ignores all others too
     (pid_namespaces(7)). SIGCHLD is ignored: nobody waits for a child any more.
     """
-    reader = SignalReader(ENDING)
+    reader = SignalReader((*ENDING, RELOADING) if reloads else ENDING)
     for number in ENDING_START:
         if signal.getsignal(number) == _exit_by:
             signal.signal(number, signal.SIG_DFL)
     for number in (*(UNHEEDED if in_background else ()), signal.SIGCHLD):
-        signal.signal(number, signal.SIG_IGN)
+        if number != RELOADING or not reloads:
+            signal.signal(number, signal.SIG_IGN)
     return reader
 
 

@@ -18,25 +18,34 @@ import os
 import time
 
 from passt import log
+from passt.errors import ConfigError
+from passt.facts.address import IP4_LOOPBACK, IP6_LOOPBACK
 from passt.facts.contracts import MAX_LISTENERS
 from passt.forward.bypass import Bypass
 from passt.forward.policy import Policy
 from passt.host.ping_permission import PingRefusal
 from passt.host.udp_timeouts import udp_timeouts
 from passt.light.values import replace
+from passt.process import signals
 from passt.run.banner import banner
 from passt.run.port_forwarding import PortForwarding, has_low_port_of_interface
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from passt.config.learned_file import LearnedFile
     from passt.control.door import Control
     from passt.dataplane.engine import Engine
+    from passt.facts.address import IPAddress
     from passt.facts.guest import GuestNet
-    from passt.facts.settings import ForwardingSettings, Settings
+    from passt.facts.settings import EgressSettings, ForwardingSettings, Settings
     from passt.follow.following import Following
+    from passt.follow.policy_reader import PolicyReader
     from passt.follow.watched_host import WatchedHost
+    from passt.forward.egress import Egress, Ingress
+    from passt.forward.learning import Learning
+    from passt.forward.live_egress import LiveEgress
     from passt.host.listeners import HostPorts
     from passt.names.process import NameForwarder
     from passt.namespace.configurer import Configurer
@@ -102,7 +111,41 @@ def start_names(settings: Settings, guest: GuestNet, user: Identity | None) -> N
         return None
     from passt.names.process import NameForwarder
 
-    return NameForwarder(settings.names, guest, user)
+    rules = settings.egress.rules if settings.egress.has_rules else None
+    if settings.egress.learn_file is not None:
+        from passt.facts.egress import EgressRules
+
+        rules = EgressRules(learns=True)
+    return NameForwarder(settings.names, guest, user, rules)
+
+
+def start_policy_reader(settings: Settings, user: Identity | None) -> PolicyReader | None:
+    """Start the process that reads the file of --policy again, as *user*, if there is one. Raises HostError.
+
+    Call with one thread and the caller's rights.
+    """
+    if settings.egress.policy_file is None:
+        return None
+    from passt.follow.policy_reader import PolicyReader
+
+    return PolicyReader(settings.egress.policy_file, user)
+
+
+def watch_signals(engine: Engine, reader: PolicyReader | None, *, in_background: bool) -> None:
+    """Have signals end the run, or *reader* read its file; call in the stage "signals", without a command.
+
+    SIGHUP of a terminal that hangs up is none of these in the background.
+    """
+    ending = signals.read_ending(in_background=in_background, reloads=reader is not None)
+
+    def on_signals() -> None:
+        for received in ending.read():
+            if received.number != signals.RELOADING or (received.is_from_kernel and not in_background):
+                engine.stop()
+            elif reader is not None and received.is_from_user:
+                reader.ask()
+
+    engine.add_reader(ending.fd, engine.stop if reader is None else on_signals)
 
 
 def resolve_guest(settings: Settings, host: WatchedHost | None = None) -> GuestNet:
@@ -197,6 +240,123 @@ def settle_ports(settings: Settings, ports: HostPorts | None) -> Settings:
     return replace(settings, forwarding=replace(forwarding, port_rules=(*named, *ports.settled)))
 
 
+def prepare_egress(settings: Settings) -> Settings:
+    """Load what rules of egress need; return *settings* with those of the file of --policy, if there is one.
+
+    Call with the caller's rights. Raises ConfigError.
+    """
+    if settings.egress.has_rules or settings.egress.allow_from:
+        __import__("passt.forward.egress")
+        __import__("passt.forward.refusals")
+        __import__("passt.forward.pins")
+        __import__("passt.forward.live_egress")
+    path = settings.egress.policy_file
+    if path is None:
+        return settings
+    from passt.config.policy_file import MAX_LEN, parse_policy
+
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_LEN + 1)
+        rules = parse_policy(content)
+    except OSError as error:
+        raise ConfigError(f"option '--policy' {path}: {error.strerror}") from None
+    except ConfigError as error:
+        raise ConfigError(f"option '--policy' {path}: {error}") from None
+    return replace(settings, egress=replace(settings.egress, from_file=rules))
+
+
+def build_egress(asked: EgressSettings, guest: GuestNet, own_names: Iterable[tuple[str, IPAddress]]
+                 ) -> Egress | None:
+    """Build what judges flows of the guest, if there are rules. Raises HostError.
+
+    *own_names* are those of --dns-hosts. The host's addresses are read, by a netlink socket.
+    """
+    if not asked.has_rules:
+        return None
+    from time import monotonic
+
+    from passt.forward.egress import Egress
+    from passt.forward.refusals import RefusalTeller
+    from passt.host.host_facts import HostReader
+
+    with HostReader() as reader:
+        addresses = reader.addresses()
+    teller = RefusalTeller(lambda text: log.limited(log.INFO, "egress", text), monotonic)
+    pins = None
+    if guest.names is not None:    # rules by name may come later
+        from passt.forward.pins import Pins
+
+        pins = Pins(monotonic, {address.packed for _, address in own_names})
+    return Egress(asked.rules, addresses, _resolvers_of(guest), teller.note, pins, _networks_of(guest))
+
+
+def open_learned(asked: EgressSettings, background: Background) -> LearnedFile | None:
+    """Open the file of --learn, if it is asked for. Call with the caller's rights. Raises ConfigError."""
+    if asked.learn_file is None:
+        return None
+    __import__("passt.forward.egress")
+    from passt.config.learned_file import LearnedFile
+
+    background.expect_file()
+    return LearnedFile(asked.learn_file, background.has_made)
+
+
+def build_learning(asked: EgressSettings, guest: GuestNet, own_names: Iterable[tuple[str, IPAddress]]
+                   ) -> Learning | None:
+    """Build what notes where flows of the guest go, if it is wanted; as for `build_egress`."""
+    if asked.learn_file is None:
+        return None
+    from passt.facts.egress import EgressRule, EgressRules
+    from passt.forward.egress import Egress
+    from passt.forward.learning import Learning
+    from passt.host.host_facts import HostReader
+
+    with HostReader() as reader:
+        addresses = reader.addresses()
+    by_name = EgressRules((EgressRule(True, name="."),))   # as the rules that will be written
+    judge = Egress(by_name, addresses, _resolvers_of(guest), networks=_networks_of(guest))
+    own = {address.packed for _, address in own_names}
+    return Learning(lambda address: address not in own and judge.is_inner(address))
+
+
+def build_ingress(asked: EgressSettings) -> Ingress | None:
+    """Build what judges clients of forwarded ports, if not all may connect."""
+    if not asked.allow_from:
+        return None
+    from passt.forward.egress import Ingress
+
+    return Ingress(asked.allow_from)
+
+
+def _resolvers_of(guest: GuestNet) -> set[bytes]:
+    """Return where the guest's queries for names go on the host's side."""
+    found = set(guest.names.servers) if guest.names is not None else set()
+    addresses: set[bytes] = set()
+    for family, loopback in ((guest.ip4, IP4_LOOPBACK), (guest.ip6, IP6_LOOPBACK)):
+        if family is None:
+            continue
+        found.update(family.resolvers)
+        if family.dns_match is not None:
+            # Without a server the host itself is asked, as of resolv.conf(5).
+            addresses.add(family.dns_host.packed if family.dns_host is not None else loopback)
+        if family.map_host_loopback in family.resolvers:
+            addresses.add(loopback)
+    return addresses | {address.packed for address in found}
+
+
+def _networks_of(guest: GuestNet) -> set[tuple[bytes, int]]:
+    """Return the networks that the host is in, by the addresses that the guest shares with it."""
+    found = set()
+    for family in (guest.ip4, guest.ip6):
+        if family is None:
+            continue
+        if family.address is not None:
+            found.add((family.address.packed, family.prefix_len))
+        found.update((each.address.packed, each.prefix_len) for each in family.copied_addresses)
+    return {(packed, prefix_len) for packed, prefix_len in found if prefix_len}
+
+
 def follows_ports(settings: Settings) -> bool:
     """Tell whether bound ports are followed (pasta), or may be one day."""
     return settings.forwarding.has_auto_ports or (
@@ -214,12 +374,13 @@ class Network:
 
     *engine* holds all parts; *observed* has the guest's addresses as far as known. *bypass* is the policy for
     flows that bypass the link, None unless *bypassed* asks for it; *policy* is that which the engine asks.
-    The engine serves *ports* from now on; *helper* binds low ports later, *names* answers --dns-forward.
+    The engine serves *ports* from now on; *helper* binds low ports later, *names* answers --dns-forward, and
+    *learned* takes what the run has needed.
     """
 
     def __init__(self, settings: Settings, guest: GuestNet, ports: HostPorts | None, *,
                  bypassed: bool = False, helper: PortHelper | None = None,
-                 names: NameForwarder | None = None) -> None:
+                 names: NameForwarder | None = None, learned: LearnedFile | None = None) -> None:
         from passt.dataplane.engine import Engine
         from passt.responders.dispatch import Dispatcher
         from passt.responders.guest_solicitor import solicit
@@ -231,11 +392,17 @@ class Network:
         self._loopback_to_loopback = settings.forwarding.host_lo_to_ns_lo
         asked, protocols = settings.services, settings.protocols
         policy = Policy(guest, tcp=protocols.tcp, udp=protocols.udp, icmp=protocols.icmp, explain=explain,
-                        warn=log.warning, on_ping_forbidden=self._ping_refusal.warn)
+                        warn=log.warning, on_ping_forbidden=self._ping_refusal.warn,
+                        egress=build_egress(settings.egress, guest, settings.names.dns_hosts),
+                        ingress=build_ingress(settings.egress),
+                        learning=build_learning(settings.egress, guest, settings.names.dns_hosts))
         self._policy = policy
+        self._learned = learned
         self._names = names
         if names is not None:
             policy.serve_names(names.doors)
+        if policy.egress is not None and policy.egress.has_names and (names is None or not names.doors):
+            log.warning("rules of --allow by name: there is no forwarder of names here, so none is answered")
         self.observed = policy.observed
         self.bypass = None
         if bypassed:
@@ -254,6 +421,7 @@ class Network:
         self.engine = Engine(self.policy, self._dispatcher, policy.observed, our_mac=guest.our_mac,
                              mtu=guest.mtu or 0, secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest),
                              udp_timeouts=udp_timeouts())
+        self.live_egress = self._build_live_egress(settings.egress)
         self.engine.switch(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None, tcp=protocols.tcp,
                            udp=protocols.udp, icmp=protocols.icmp)
         self._guest = guest
@@ -268,6 +436,21 @@ class Network:
             self._forwarding = PortForwarding(self.engine, ports, follows=follows_ports(settings),
                                               changes=settings.control.changes_ports, helper=helper,
                                               own_sockets=names.descriptors() if names is not None else ())
+
+    def _build_live_egress(self, asked: EgressSettings) -> LiveEgress | None:
+        """Build what changes rules of egress, if there are any."""
+        path = asked.policy_file
+        if self._policy.egress is None:
+            return None
+        from passt.forward.live_egress import LiveEgress
+
+        names = self._names
+        return LiveEgress(
+            self._policy.egress, self.engine, set_names=names.set_rules if names is not None else None,
+            doors=lambda: [(door.address, door.port) for door in names.doors.values()] if names else [],
+            renew=lambda: self.engine.renew(_our_ip4(self._guest)), tell=log.info,
+            path=os.path.abspath(path) if path is not None else None,
+            compose=lambda rules: replace(asked, from_file=rules).rules)
 
     def _advertise(self, explain: Callable[[str], None] | None) -> None:
         from passt.responders.router_advertiser import RouterAdvertiser
@@ -299,6 +482,8 @@ class Network:
         if control is not None:
             control.serve(settings, self._guest, self.engine, self.observed, self.policy,
                           self.control_counters, self._ping_refusal.forecast)
+            if self.live_egress is not None:
+                control.govern(self.live_egress)
 
     def steer(self, steering: Steering | None, control: Control | None) -> None:
         """Have the port rules changed by clients of *steering* and *control*; call after `start_ports`."""
@@ -326,6 +511,8 @@ class Network:
         """
         self._guest = guest
         self._policy.renew(guest)
+        if self._policy.egress is not None:
+            self._policy.egress.renew(None, _resolvers_of(guest), _networks_of(guest))
         if self._names is not None:
             self._names.renew(guest.names)
         self.engine.renew(_our_ip4(guest))
@@ -333,6 +520,12 @@ class Network:
             self._forwarding.renew(guest)
         for frame in self._dispatcher.renew(guest):
             self.engine.send_frame(frame)
+
+    def take_host(self, addresses: Collection[bytes]) -> None:
+        """Take it that these are the host's addresses now: rules of egress may be about them."""
+        if self._policy.egress is not None:
+            self._policy.egress.renew(addresses, _resolvers_of(self._guest), _networks_of(self._guest))
+            self.engine.renew(_our_ip4(self._guest))
 
     def set_neighbours(self, entries: dict[bytes, bytes]) -> None:
         """Show the guest hosts on our link by the MAC addresses in *entries* from now on, others by ours."""
@@ -355,11 +548,32 @@ class Network:
         if self._forwarding is not None:
             self._forwarding.listen_anew(indices)
 
-    def serve(self, diagnostics: Diagnostics) -> None:
-        """Run the engine, observed by *diagnostics*, until it is stopped."""
+    def _take_policy(self, content: bytes) -> None:
+        """Judge new flows by the rules in *content*, that of --policy's file; a mistake changes nothing."""
+        from passt.config.policy_file import parse_policy
+
+        live = self.live_egress
+        if live is None:
+            return
+        try:
+            live.replace(live.compose(parse_policy(content)))
+        except ConfigError as error:
+            log.warning(f"option '--policy' {live.path}: {error}; the rules of egress stay as they are")
+
+    def serve(self, diagnostics: Diagnostics, policy_reader: PolicyReader | None = None) -> None:
+        """Run the engine, observed by *diagnostics*, until it is stopped.
+
+        *policy_reader* sends rules of egress.
+        """
+        if policy_reader is not None:
+            policy_reader.start(self.engine, self._take_policy)
+        egress, learning = self._policy.egress, self._policy.learning
         if self._names is not None:
-            self._names.start(self.engine, self._leave_names)
+            self._names.start(self.engine, self._leave_names, egress.pin if egress is not None else None,
+                              learning.note_name if learning is not None else None)
         run_loop(self.engine, diagnostics, self.control_counters)
+        if self._learned is not None and learning is not None:
+            self._learned.write(learning)
 
     def control_counters(self) -> dict[str, int]:
         """Return what the responders have counted, and the forwarder of names."""

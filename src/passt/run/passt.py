@@ -11,7 +11,7 @@ from passt import log
 from passt.facts.contracts import MAX_REGIONS
 from passt.host import unix_socket
 from passt.light.values import replace
-from passt.process import identity, signals
+from passt.process import identity
 from passt.process.stages import PASST, VHOST, Progress
 from passt.run import credentials
 from passt.run.clients import Clients
@@ -22,15 +22,19 @@ from passt.run.network import (
     Network,
     load_all,
     open_helper,
+    open_learned,
     open_ports,
     open_ports_file,
+    prepare_egress,
     prepare_following,
     print_banner,
     resolve_guest,
     settle_ports,
     start_names,
+    start_policy_reader,
     tell_ports,
     watch_host,
+    watch_signals,
 )
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -64,6 +68,8 @@ class _Passt:
         self._progress = Progress(VHOST if settings.socket.vhost_user else PASST)
         self._isolation = Isolation(self._progress)
         self._progress.enter("host")
+        self._settings = settings = prepare_egress(settings)
+        self._learned = open_learned(settings.egress, background)
         self._user = identity.choose(settings.process.runas)
         self._connection = None if settings.socket.fd is None else unix_socket.adopt(
             settings.socket.fd, passes_descriptors=settings.socket.vhost_user)
@@ -81,6 +87,7 @@ class _Passt:
         if self._host is not None:
             self._host.start_reader(self._user)
         self._names = start_names(settings, self._guest, self._user)
+        self._policy_reader = start_policy_reader(settings, self._user)
         self._listener = None
         if self._connection is None:
             background.expect_file()
@@ -125,8 +132,8 @@ class _Passt:
         network.start_ports()
         network.steer(self._steering, self._control)
         enter("signals")
-        ending = signals.read_ending(in_background=not self._settings.process.foreground)
-        network.engine.add_reader(ending.fd, network.engine.stop)
+        watch_signals(network.engine, self._policy_reader,
+                      in_background=not self._settings.process.foreground)
         self._isolation.finish(network.engine)
         enter("ready")
         self._tell_ready()
@@ -140,7 +147,7 @@ class _Passt:
             if self._control is not None:
                 self._following.on_changed = self._control.on_host_changed
             self._following.start(network, self._guest)
-        network.serve(self._diagnostics)
+        network.serve(self._diagnostics, self._policy_reader)
         return 0
 
     def _change_user(self) -> Callable[[], None] | None:
@@ -157,7 +164,7 @@ class _Passt:
         self._progress.enter("network")
         wait_limit.prepare()
         network = Network(self._settings, self._guest, self._ports,
-                          helper=self._helper, names=self._names)
+                          helper=self._helper, names=self._names, learned=self._learned)
         attach: Attach = network.engine.attach_stream
         if self._settings.socket.vhost_user:
             attach = vhost_sessions(network.engine, self._guest)

@@ -41,15 +41,19 @@ from passt.run.network import (
     follows_ports,
     load_all,
     open_helper,
+    open_learned,
     open_ports,
     open_ports_file,
+    prepare_egress,
     prepare_following,
     print_banner,
     resolve_guest,
     settle_ports,
     start_names,
+    start_policy_reader,
     tell_ports,
     watch_host,
+    watch_signals,
 )
 from passt.run.port_forwarding import NamespaceSide
 
@@ -63,6 +67,7 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestNet
     from passt.facts.settings import ForwardingSettings, NamespaceSettings, ProtocolSettings, Settings
     from passt.follow.following import Following
+    from passt.follow.policy_reader import PolicyReader
     from passt.names.process import NameForwarder
     from passt.namespace.child import Child, TapFacts
     from passt.namespace.child_channel import Channel
@@ -107,6 +112,8 @@ class _Pasta:
         self._progress = Progress(ATTACHED if settings.namespace.is_attached else COMMAND)
         self._isolation = Isolation(self._progress)
         self._progress.enter("host")
+        self._settings = settings = prepare_egress(settings)
+        self._learned = open_learned(settings.egress, background)
         if settings.diagnostics.pcap is not None:
             background.expect_file()
         self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
@@ -128,6 +135,7 @@ class _Pasta:
         self._settings = settle_ports(settings, self._ports)
         self._steering: Steering | None = None
         self._names: NameForwarder | None = None
+        self._policy_reader: PolicyReader | None = None
         self._helper: PortHelper | None = None
         if _must_load_first(settings.namespace, self._user):
             load_all(*(FOLLOWING_PARTS if self._host is not None else ()))
@@ -138,6 +146,7 @@ class _Pasta:
         if self._host is not None:
             self._host.start_reader(self._user)
         self._names = start_names(self._settings, self._guest, self._user)
+        self._policy_reader = start_policy_reader(self._settings, self._user)
         if self._settings.control.control_path is not None:
             from passt.control.door import Control
 
@@ -179,6 +188,8 @@ class _Pasta:
             enter("signals")
             supervisor = Supervisor(child, terminal)
             supervisor.watch(network.engine)
+            if self._policy_reader is not None:
+                supervisor.on_reload = self._policy_reader.ask
             self._diagnostics.on_asked = supervisor.ask_command
             self._isolation.finish(network.engine)
             enter("ready")
@@ -228,8 +239,7 @@ class _Pasta:
             child.end()
         target.close()
         enter("signals")
-        ending = signals.read_ending(in_background=not settings.process.foreground)
-        network.engine.add_reader(ending.fd, network.engine.stop)
+        watch_signals(network.engine, self._policy_reader, in_background=not settings.process.foreground)
         if watch is not None:
             watch.start(network.engine, lambda: _leave(network.engine))
         self._isolation.finish(network.engine)
@@ -249,7 +259,7 @@ class _Pasta:
             if self._control is not None:
                 self._following.on_changed = self._control.on_host_changed
             self._following.start(network, self._guest)
-        network.serve(self._diagnostics)
+        network.serve(self._diagnostics, self._policy_reader)
 
     def _make_tap(self, channel: Channel) -> None:
         """Make, configure and send the tap: work of the child."""
@@ -281,7 +291,7 @@ class _Pasta:
         if bypassed:
             import passt.dataplane.sockets.namespace_thread  # noqa: F401 - no file can be read when it starts
         return Network(self._settings, self._guest, self._ports, bypassed=bypassed,
-                       helper=self._helper, names=self._names)
+                       helper=self._helper, names=self._names, learned=self._learned)
 
     def _connect(self, network: Network, child: Child, change_user: Callable[[], None] | None) -> None:
         """Wait for the tap of *child*, attach it, give up paths, and open the namespace's ports.

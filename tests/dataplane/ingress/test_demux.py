@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from passt.facts.contracts import PROHIBITED
 from tests.dataplane.probes.probe import Verdict
 from tests.dataplane.probes.world import World
 from tests.support.fakes import Events, Policy, Responder
@@ -618,3 +619,42 @@ def test_trace_names_the_states_of_a_connection(bench: Bench) -> None:
     bench.world.set_trace(lines.append)
     establish(bench)
     assert lines == ["flow 0: CONNECTING", "flow 0: SYN_RECEIVED", "flow 0: ESTABLISHED"]
+
+
+# Refused by a rule
+
+
+@pytest.mark.parametrize(("frame", "family"), [(UDP4, 4), (UDP6, 6), (ECHO4, 4), (ECHO6, 6)])
+def test_guest_is_told_what_a_rule_prohibits(bench: Bench, frame: bytes, family: int) -> None:
+    """RFC 1812 5.2.7.1, RFC 4443 3.1."""
+    bench.policy.target = PROHIBITED
+    assert bench.take(frame) == {"drop_refused": 1}
+    assert bench.world.counters()["icmp_errors_to_guest"] == 1
+    assert bench.world.counters()["flows_refused"] == 1
+    assert bench.world.flows() == []
+    assert bench.world.sockets.log == []
+    (told,) = bench.world.take_sent()
+    sent = told.frame
+    header = 14 + (20 if family == 4 else 40)
+    assert sent[header:header + 2] == (b"\x03\x0d" if family == 4 else b"\x01\x01")
+    # It quotes the packet, behind an IP header made anew.
+    quoted = header + 8 + (20 if family == 4 else 40)
+    assert sent[quoted:quoted + len(frame) - header] == frame[header:]
+
+
+def test_connection_that_a_rule_prohibits_is_reset(bench: Bench) -> None:
+    bench.policy.target = PROHIBITED
+    assert bench.take(TCP4) == {"drop_refused": 1}
+    assert bench.world.counters()["icmp_errors_to_guest"] == 0
+    (sent,) = bench.world.take_sent()
+    assert sent.frame[14 + 20 + 13] == 0x14  # RST and ACK
+    assert bench.world.flows() == []
+
+
+@pytest.mark.parametrize("group", ["224.0.0.251", "255.255.255.255", "ff02::fb"])
+def test_nothing_is_said_about_what_went_to_a_group(bench: Bench, group: str) -> None:
+    """RFC 1122 3.2.2, RFC 4443 2.4 (e)."""
+    bench.policy.target = PROHIBITED
+    frame = udp(G6 if ":" in group else G4, 1000, group, 5353)
+    assert bench.take(frame) == {"drop_refused": 1}
+    assert bench.world.take_sent() == []

@@ -11,7 +11,14 @@ from passt.dataplane.flow.key cimport FlowKey
 from passt.dataplane.flow.record cimport Flow
 
 
-cdef bint ask_outbound(Core core, Flow *flow, HostRoute *route) noexcept with gil
+cdef enum Ruling:
+    # What the policy says of a flow of the guest.
+    RULED_OUT = 0
+    RULED_OUT_BY_USER             # the guest is told
+    ROUTED
+
+
+cdef Ruling ask_outbound(Core core, Flow *flow, HostRoute *route) noexcept with gil
 cdef bint ask_inbound(Core core, uint32_t listener, uint8_t proto, const sockaddr_storage *peer,
                       const sockaddr_storage *local, InboundView *view) noexcept with gil
 cdef bint ask_source(Core core, const uint8_t *address, size_t n, uint8_t *seen) noexcept with gil

@@ -9,7 +9,7 @@ once per flow; news and control frames of each kind are limited, so that a guest
 takes no more than 0.1 % and 10 % of a processor.
 """
 
-from passt.facts.contracts import Target
+from passt.facts.contracts import PROHIBITED, Target
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
@@ -40,8 +40,8 @@ cdef enum:
     TELLING_BURST = 64
 
 
-cdef bint ask_outbound(Core core, Flow *flow, HostRoute *route) noexcept with gil:
-    """Have the policy route a flow that the guest opens; False: refused."""
+cdef Ruling ask_outbound(Core core, Flow *flow, HostRoute *route) noexcept with gil:
+    """Have the policy route a flow that the guest opens, or refuse it."""
     cdef size_t n = flow.keys[0].addr_len
     cdef object target, error
     memset(route, 0, sizeof(HostRoute))
@@ -50,12 +50,14 @@ cdef bint ask_outbound(Core core, Flow *flow, HostRoute *route) noexcept with gi
             flow.keys[0].proto, (<char *>flow.keys[0].guest)[:n], flow.keys[0].guest_port,
             (<char *>flow.keys[0].remote)[:n], flow.keys[0].remote_port)
         if target is None:
-            return False
+            return RULED_OUT
+        if target is PROHIBITED:
+            return RULED_OUT_BY_USER
         fill_route(route, target)
-        return True
+        return ROUTED
     except BaseException as error:
         core.fail(error)
-        return False
+        return RULED_OUT
 
 
 cdef bint ask_inbound(Core core, uint32_t listener, uint8_t proto, const sockaddr_storage *peer,

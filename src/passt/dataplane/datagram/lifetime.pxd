@@ -7,6 +7,7 @@ from passt.dataplane.flow.key cimport FlowKey
 from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.base.externs cimport msghdr
 from passt.dataplane.flow.decision cimport HostRoute
+from passt.dataplane.packet.parse cimport IpView
 
 
 cdef enum:
@@ -15,7 +16,8 @@ cdef enum:
     DROPPED = -2                  # one less, and counted
 
 
-cdef Flow *start_datagram(Core core, const FlowKey *key, uint8_t kind, HostRoute *route) noexcept nogil
+cdef Flow *start_datagram(Core core, const IpView *ip, const FlowKey *key, uint8_t kind,
+                          HostRoute *route) noexcept nogil
 cdef void end_datagram(Core core, Flow *flow) noexcept nogil
 cdef void refuse_datagram(Core core, Flow *flow, int result) noexcept nogil
 cdef int open_bound(Core core, const HostRoute *route, int protocol, const FlowKey *key) noexcept nogil

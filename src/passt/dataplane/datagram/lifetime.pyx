@@ -14,7 +14,11 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.key cimport FlowKey
 from passt.dataplane.flow.record cimport CLASS_DATAGRAM, Flow
-from passt.dataplane.packet.headers cimport ETH_HLEN, IP4_HLEN, IP6_HLEN, MAX_IP_LEN
+from passt.dataplane.packet.headers cimport (
+    ETH_HLEN, ICMP6_PROHIBITED, ICMP6_UNREACHABLE, ICMP_PROHIBITED, ICMP_UNREACHABLE, IP4_HLEN, IP6_HLEN,
+    MAX_IP_LEN,
+)
+from passt.dataplane.packet.parse cimport IpView
 from passt.dataplane.loop.reactor cimport EVENT_FLOW, make_tag
 from passt.dataplane.base.stats cimport (
     DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, DROP_TRUNCATED, count,
@@ -24,27 +28,46 @@ from passt.dataplane.base.externs cimport (
     SOCK_DGRAM, SOL_SOCKET, SO_REUSEADDR, htons, iovec, memset, msghdr, sockaddr_in, sockaddr_in6,
     sockaddr_storage, socklen_t,
 )
-from passt.dataplane.core.decisions cimport ask_outbound, may_share_port, note_refused
+from passt.dataplane.core.decisions cimport (
+    ROUTED, RULED_OUT_BY_USER, Ruling, ask_outbound, may_share_port, note_refused,
+)
 from passt.dataplane.core.make_room cimport (
     admit_datagram, lacks_descriptor, limit_datagram_sockets, spare_for_datagrams,
 )
 from passt.dataplane.flow.decision cimport HostRoute
+from passt.dataplane.ip.icmp_error cimport push_icmp_error
 
 
-cdef Flow *start_datagram(Core core, const FlowKey *key, uint8_t kind, HostRoute *route) noexcept nogil:
-    """A record for a new flow of the guest, and its route; NULL: counted drop."""
+cdef Flow *start_datagram(Core core, const IpView *ip, const FlowKey *key, uint8_t kind,
+                          HostRoute *route) noexcept nogil:
+    """A record for a new flow of the guest, opened by *ip*, and its route; NULL: counted drop."""
     cdef Flow *flow = admit_datagram(core, kind)
+    cdef Ruling ruling
     if flow == NULL:
         return NULL
     flow.keys[0] = key[0]
-    if not ask_outbound(core, flow, route):
+    ruling = ask_outbound(core, flow, route)
+    if ruling != ROUTED:
         count(&core.stats, DROP_REFUSED)
         note_refused(core, flow)
         core.flows.release(flow)
+        if ruling == RULED_OUT_BY_USER:
+            report_prohibited(core, ip, key)
         return NULL
     flow.peer = route.peer
     flow.peer_len = route.peer_len
     return flow
+
+
+cdef void report_prohibited(Core core, const IpView *ip, const FlowKey *key) noexcept nogil:
+    """Tell the guest that what it sent is prohibited (RFC 1812 5.2.7.1, RFC 4443 3.1): it need not wait.
+
+    There is no such message about what went to a group (RFC 1122 3.2.2).
+    """
+    cdef bint is_ip4 = key.addr_len == 4
+    push_icmp_error(core, ip.mac, key, key.proto, ip.l4, ip.l4_len,
+                    ICMP_UNREACHABLE if is_ip4 else ICMP6_UNREACHABLE,
+                    ICMP_PROHIBITED if is_ip4 else ICMP6_PROHIBITED, 0, NULL)
 
 
 cdef void refuse_datagram(Core core, Flow *flow, int result) noexcept nogil:

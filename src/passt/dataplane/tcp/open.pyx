@@ -9,7 +9,7 @@ from libc.stdint cimport uint32_t
 from passt.dataplane.base.externs cimport EINPROGRESS, EPOLLOUT, IPPROTO_TCP, SOCK_STREAM
 from passt.dataplane.base.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, count
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.core.decisions cimport ask_outbound, note_opened, note_refused
+from passt.dataplane.core.decisions cimport ROUTED, ask_outbound, note_opened, note_refused
 from passt.dataplane.core.make_room cimport (
     admit, is_early, is_full, join_crowd, lacks_descriptor, spare_for_connection,
 )
@@ -44,7 +44,7 @@ cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const
         return
     flow.keys[0] = key[0]
     follow_sender(core, flow, ip.mac)
-    if not ask_outbound(core, flow, &route):
+    if ask_outbound(core, flow, &route) != ROUTED:
         count(&core.stats, DROP_REFUSED)
         note_refused(core, flow)
         core.flows.release(flow)

@@ -87,7 +87,7 @@ cdef void on_datagram(Core core, const IpView *ip, const RxFrame *frame) noexcep
     if flow == NULL or flow.kind != FLOW_UDP or memcmp(&flow.keys[0], &key, sizeof(key)):
         flow = core.flows.find(&key, SIDE_GUEST)
         if flow == NULL:
-            flow = open_outbound(core, &key)
+            flow = open_outbound(core, ip, &key)
         if flow == NULL:
             return
         core.udp.last_flow = flow
@@ -96,10 +96,10 @@ cdef void on_datagram(Core core, const IpView *ip, const RxFrame *frame) noexcep
     send_out(core, flow, ip, &udp, frame.gso_size if frame.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 else 0)
 
 
-cdef Flow *open_outbound(Core core, const FlowKey *key) noexcept nogil:
+cdef Flow *open_outbound(Core core, const IpView *ip, const FlowKey *key) noexcept nogil:
     """Route a new flow of the guest and give it a socket; NULL: counted drop."""
     cdef HostRoute route
-    cdef Flow *flow = start_datagram(core, key, FLOW_UDP, &route)
+    cdef Flow *flow = start_datagram(core, ip, key, FLOW_UDP, &route)
     cdef int result
     if flow == NULL:
         return NULL

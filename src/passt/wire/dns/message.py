@@ -62,6 +62,8 @@ class RecordType(IntEnum):
     SOA = 6
     AAAA = 28
     OPT = 41
+    SVCB = 64
+    HTTPS = 65
     IXFR = 251
     AXFR = 252
     ANY = 255

@@ -1,0 +1,226 @@
+"""What rules of egress cost: CPU time of a new flow with 0, 1 and 1,000 rules, and of a query for a name.
+
+    sudo .venv/bin/python bench/egress.py [--flows N] [--queries N] [--rounds N] [--pasta PATH]
+
+Theory of operation. CPU time of the program's own processes is measured, not the time on a clock, so that a
+busy machine changes little. Rounds of all numbers of rules take turns, and the median counts. The rule that
+lets a flow pass is the last one; those before are about other networks of one length, by which a look-up
+could be slow. The client has BATCH connections or queries under way at a time. All is in namespaces of its
+own, as in `lab.py`: a host with a veth pair, and servers at the other end and on the host's loopback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+RULES = (0, 1, 1000)
+BATCH = 64
+FAR4 = "198.51.100.1"
+NAME_SERVER = "127.0.0.53"
+FORWARDER = "198.51.100.53"
+INSIDE = "PASST_BENCH_EGRESS"
+TREE = Path(__file__).resolve().parent.parent
+
+SERVER = """
+import socket
+server = socket.create_server(("", 9000), backlog=1024)
+print("ready", flush=True)
+while True:
+    server.accept()[0].close()
+"""
+# Answers each query with one address.
+NAMES = f"""
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(({NAME_SERVER!r}, 53))
+print("ready", flush=True)
+record = bytes.fromhex("c00c00010001000000780004c6336401")
+while True:
+    query, peer = server.recvfrom(512)
+    server.sendto(query[:2] + bytes.fromhex("81800001000100000000") + query[12:] + record, peer)
+"""
+# Waits for a line before each part; says how long the second one took.
+CLIENT = f"""
+import select, socket, struct, sys, time
+
+def flows(number):
+    for _ in range(0, number, {BATCH}):
+        poll, opened = select.poll(), {{}}
+        for _ in range({BATCH}):
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.connect_ex(({FAR4!r}, 9000))
+            poll.register(sock, select.POLLIN)
+            opened[sock.fileno()] = sock
+        while opened:
+            for fd, _ in poll.poll():
+                poll.unregister(fd)
+                sock = opened.pop(fd)
+                assert sock.recv(1) == b""
+                sock.close()
+
+def queries(number, first=0):
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.connect(({FORWARDER!r}, 53))
+    for start in range(first, first + number, {BATCH}):
+        for at in range(start, start + {BATCH}):
+            name = b"n%07d" % at
+            sock.send(struct.pack("!6H", at & 0xffff, 0x100, 1, 0, 0, 0) + bytes((len(name),)) + name
+                      + b"\\4good\\4test\\0" + struct.pack("!HH", 1, 1))
+        for _ in range({BATCH}):
+            assert sock.recv(512)[3] & 15 == 0
+
+part = {{"flows": flows, "queries": queries}}[sys.argv[1]]
+part({BATCH})
+print("ready", flush=True)
+sys.stdin.readline()
+began = time.monotonic()
+part(int(sys.argv[2]))
+print(time.monotonic() - began, flush=True)
+sys.stdin.readline()
+"""
+
+
+def start(argv: list[str], *, netns: int | None = None) -> subprocess.Popen[str]:
+    """Start a program that says when it is ready, maybe in the network of the process *netns*."""
+    enter = ["nsenter", f"--net=/proc/{netns}/ns/net"] if netns else []
+    process = subprocess.Popen([*enter, *argv], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    if read_line(process) != "ready\n":
+        process.communicate()
+        sys.exit(f"{argv[0]}: did not start")
+    return process
+
+
+def read_line(process: subprocess.Popen[str]) -> str:
+    """Return the next line that *process* prints."""
+    return process.stdout.readline() if process.stdout is not None else ""
+
+
+def go_on(process: subprocess.Popen[str]) -> None:
+    """Let *process*, which waits for it, go on."""
+    if process.stdin is not None:
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time of all threads of a process in seconds."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
+
+
+def processes(name: str) -> list[int]:
+    """List the processes of this PID namespace that are called *name*."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if (entry / "comm").read_text(encoding="utf-8").strip() == name:
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def set_up() -> int:
+    """Make the host's network; return the process that holds its other end."""
+    holder = start(["unshare", "--net", "sh", "-c", "echo ready; exec sleep infinity"])
+    netns = holder.pid
+    for words in ("link set lo up", f"link add h0 type veth peer name o0 netns {netns}",
+                  "addr add 203.0.113.2/24 dev h0", "link set h0 up"):
+        subprocess.run(["ip", *words.split()], check=True)
+    for words in ("link set lo up", "addr add 203.0.113.1/24 dev o0", f"addr add {FAR4}/32 dev lo",
+                  "link set o0 up"):
+        subprocess.run(["nsenter", f"--net=/proc/{netns}/ns/net", "ip", *words.split()], check=True)
+    subprocess.run(["ip", "route", "add", "default", "via", "203.0.113.1"], check=True)
+    return netns
+
+
+def policy(directory: Path, number: int, last: str) -> list[str]:
+    """Write *number* rules, of which the *last* lets pass what is measured; return the options."""
+    if not number:
+        return []
+    rules = [f"allow 10.{i // 250}.{i % 250}.0/24:443" for i in range(number - 1)]
+    if "good" in last:
+        rules = [f"allow x{i}.test:443" for i in range(number - 1)]
+    path = directory / f"{number}-{len(last)}.toml"
+    lines = "".join(f'    "{rule}",\n' for rule in [*rules, last])
+    path.write_text(f"rules = [\n{lines}]\n", encoding="ascii")
+    path.chmod(0o644)
+    return ["--policy", str(path)]
+
+
+def measure(pasta: str, options: list[str], part: str, number: int) -> tuple[float, float, float]:
+    """Return CPU time of the main process and of the forwarder's, and the time on the clock, each by one."""
+    process = start([pasta, "-q", "--config-net", "-t", "none", "-u", "none", "-T", "none", "-U", "none",
+                     *options, "--", sys.executable, "-I", "-c", CLIENT, part, str(number)])
+    watched = ([process.pid], processes("passt-names"))
+    before = [sum(map(cpu_s, pids)) for pids in watched]
+    go_on(process)
+    clock_s = float(read_line(process))
+    main_s, names_s = (sum(map(cpu_s, pids)) - was for pids, was in zip(watched, before, strict=True))
+    go_on(process)
+    process.communicate()
+    return main_s / number, names_s / number, clock_s / number
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, and print a table."""
+    Path("/etc/resolv.conf").write_text(f"nameserver {NAME_SERVER}\n", encoding="ascii")
+    netns = set_up()
+    start([sys.executable, "-I", "-c", SERVER], netns=netns)
+    start([sys.executable, "-I", "-c", NAMES])
+    with tempfile.TemporaryDirectory() as made:
+        directory = Path(made)
+        directory.chmod(0o755)
+        for part, asked, last, more in (
+                ("flows", arguments.flows, f"allow {FAR4}", []),
+                ("queries", arguments.queries, "allow *.good.test", ["--dns-forward", FORWARDER])):
+            number = asked - asked % BATCH
+            found: dict[int, list[tuple[float, float, float]]] = {rules: [] for rules in RULES}
+            for _ in range(arguments.rounds):
+                for rules in RULES:
+                    options = [*more, *policy(directory, rules, last)]
+                    found[rules].append(measure(arguments.pasta, options, part, number))
+            print(f"{part}: {number}, CPU time of one in us, median of {arguments.rounds}")
+            print("  rules      main  forwarder       both    beside 0   per s of the clock")
+            base = 0.0
+            for rules in RULES:
+                main, names, clock = (statistics.median(each[i] for each in found[rules]) for i in range(3))
+                both = statistics.median(each[0] + each[1] for each in found[rules])
+                base = base or both
+                print(f"  {rules:5} {main * 1e6:9.1f} {names * 1e6:10.1f} {both * 1e6:10.1f}"
+                      f" {(both / base - 1) * 100:+10.1f} % {1 / clock:12.0f}", flush=True)
+
+
+def main() -> None:
+    """Read the options, and go to namespaces of our own."""
+    parser = argparse.ArgumentParser(description="CPU time that rules of egress cost.")
+    parser.add_argument("--flows", type=int, default=6400)
+    parser.add_argument("--queries", type=int, default=6400)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pasta", default=str(TREE / ".venv" / "bin" / "pasta"))
+    arguments = parser.parse_args()
+    if INSIDE in os.environ:
+        run(arguments)
+        return
+    if os.geteuid() != 0:
+        sys.exit("egress.py: make namespaces as root: sudo .venv/bin/python bench/egress.py")
+    resolv = os.path.realpath("/etc/resolv.conf")
+    with tempfile.NamedTemporaryFile("w", suffix=".conf") as mine:
+        os.chmod(mine.name, 0o644)
+        script = f'mount --bind {mine.name} {resolv} && exec "$@"'
+        os.environ[INSIDE] = "1"
+        argv = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc",
+                "sh", "-c", script, "sh", sys.executable, __file__, *sys.argv[1:]]
+        sys.exit(subprocess.run(argv, check=False).returncode)
+
+
+if __name__ == "__main__":
+    main()

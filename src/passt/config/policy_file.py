@@ -1,0 +1,98 @@
+"""A file with rules of egress, in TOML.
+
+::
+
+    default = "deny"                  # or "allow"; without it "deny" if a rule allows, else "allow"
+    use = ["base"]                    # profiles whose rules come first, in this order
+    rules = ["allow 192.0.2.0/24:22,80", "deny private"]
+
+    [profile.base]
+    rules = ["deny metadata"]
+
+The first rule that fits decides. A profile that is not used is checked, too.
+"""
+
+from __future__ import annotations
+
+import tomllib
+
+from passt.config.egress_grammar import VERBS, parse_rule_line
+from passt.errors import ConfigError
+from passt.facts.egress import MAX_EGRESS_RULES, EgressRule, EgressRules
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from typing import Any
+
+MAX_LEN = 1 << 20                  # bytes of a file: MAX_EGRESS_RULES of 256
+
+
+def parse_policy(content: bytes) -> EgressRules:
+    """Read the rules in *content*. Raises ConfigError with the place of the mistake."""
+    if len(content) > MAX_LEN:
+        raise ConfigError(f"more than {MAX_LEN} bytes")
+    try:
+        text = content.decode()
+        found = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"not UTF-8 at byte {error.start}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not TOML: {error}") from None
+    _check_keys(found, ("default", "use", "rules", "profile"), "")
+    profiles = found.get("profile", {})
+    if not isinstance(profiles, dict):
+        raise ConfigError("'profile' is no table; write [profile.NAME] and rules below")
+    named = {name: _rules_of(text, profile, f"[profile.{name}] ") for name, profile in profiles.items()}
+    rules: list[EgressRule] = []
+    for name in _strings(found, "use", ""):
+        if name not in named:
+            raise ConfigError(f"{_find(text, name)}use: there is no [profile.{name}]")
+        rules += named[name]
+    rules += _rules_of(text, {"rules": found.get("rules", [])}, "")
+    if len(rules) > MAX_EGRESS_RULES:
+        raise ConfigError(f"{len(rules)} rules; {MAX_EGRESS_RULES} are the limit")
+    return EgressRules(tuple(rules), _default_of(found, rules))
+
+
+def _default_of(found: dict[str, Any], rules: list[EgressRule]) -> bool:
+    """Tell whether what no rule fits is allowed."""
+    if "default" not in found:
+        return not any(rule.allows for rule in rules)
+    default = found["default"]
+    if not isinstance(default, str) or default not in VERBS:
+        raise ConfigError(f'default = {default!r}: give "allow" or "deny"')
+    return VERBS[default]
+
+
+def _rules_of(text: str, table: object, where: str) -> list[EgressRule]:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where}is no table; write rules below it")
+    _check_keys(table, ("rules",), where)
+    rules = []
+    for line in _strings(table, "rules", where):
+        try:
+            rules.append(parse_rule_line(line))
+        except ConfigError as error:
+            raise ConfigError(f"{_find(text, line)}{where}{error}") from None
+    return rules
+
+
+def _strings(table: dict[str, Any], key: str, where: str) -> list[str]:
+    value = table.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ConfigError(f'{where}{key} is no list of texts; write {key} = ["...", "..."]')
+    return value
+
+
+def _check_keys(table: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"{where}there is no key '{key}'; give {', '.join(known)}")
+
+
+def _find(text: str, part: str) -> str:
+    """Name the first line that has *part*; TOML's parser does not tell where it found a value."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if f'"{part}"' in line or f"'{part}'" in line:
+            return f"line {number}: "
+    return ""

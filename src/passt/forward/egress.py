@@ -1,0 +1,358 @@
+"""Which flows of the guest the rules of egress allow. Pure, no I/O.
+
+Theory of operation. The first rule that fits decides. A rule fits by the address that our socket would
+connect to, not by the one that the guest sees: the gateway's address may mean the host's loopback, and who
+allows the gateway's network has not allowed that. Where a mistake would open something, more is looked at: a
+rule that denies fits the address that the guest asked for, too, and the IPv4 address within an IPv6 one that
+a translator on the way would take out (`embedded_ip4`). So "the first rule that fits" is the first of two:
+the first that allows, by the one address, and the first that denies, by all of them.
+
+A flow costs the same with one rule as with thousands. All rules about one network and protocol make one
+`_PortMap`: the ports cut into intervals, each with the first rule that has it. A look-up asks each length of
+prefix that some rule has for its network, and is done with one bisection in each map that it finds.
+
+With rules by name, a well-known server of DNS over HTTPS is open to a rule with exactly its address or its
+name alone: a rule about a network was hardly meant to let names be asked for past the forwarder.
+
+The forwarder of --dns-forward has no address: whatever it is reached by, it is we who answer. It stands in
+the tables as the address without bytes, `FORWARDER`, which the word `dns` has, and no network.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from heapq import heappop, heappush
+from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
+
+from passt.facts.address import IP4_LEN, IP6_LEN, IP6_LOOPBACK
+from passt.facts.doh_servers import DOH_ADDRESSES, DOH_NAMES, DOH_PORT
+from passt.facts.egress import DNS, HOST, ICMP, TCP, UDP, WORDS, EgressRule
+from passt.light.values import NamedTuple, replace
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+    from passt.facts.egress import EgressRules
+    from passt.forward.pins import Pins
+
+FORWARDER = b""
+_DNS_PORTS = ((53, 53), (853, 853))
+_ALL_PORTS = ((0, 0xFFFF),)
+_ALL_BUT_DNS = ((0, 52), (54, 852), (854, 0xFFFF))
+_NUMBERS = {TCP: (IPPROTO_TCP,), UDP: (IPPROTO_UDP,), ICMP: (IPPROTO_ICMP, IPPROTO_ICMPV6)}
+_WITH_PORTS = (IPPROTO_TCP, IPPROTO_UDP)
+_ALL = (*_WITH_PORTS, IPPROTO_ICMP, IPPROTO_ICMPV6)
+_LOOPBACK = ((bytes((127, 0, 0, 0)), 8), (IP6_LOOPBACK, 128))
+_RESERVED = frozenset((53, 853))
+# Where no name of somebody else may lead: what words say, this host, and what is no address of a host.
+_INNER = (*(EgressRule(False, WORDS[word]) for word in ("private", "link-local", "metadata", "multicast")),
+          EgressRule(False, word=HOST),
+          EgressRule(False, ((bytes(4), 8), (bytes((240, 0, 0, 0)), 4), (bytes(16), 128))))
+
+# Where IPv6 addresses have an IPv4 address in them: what they begin with, and where it starts.
+_EMBEDDING = (
+    (bytes.fromhex("0064ff9b0000000000000000"), (slice(12, 16),)),  # NAT64, RFC 6052 2.1
+    # NAT64 of one's own network (RFC 8215), of any length of prefix (RFC 6052 2.2): byte 8 is no part of it
+    (bytes.fromhex("0064ff9b0001"), (slice(12, 16), slice(9, 13), slice(7, 12), slice(6, 11))),
+    (bytes.fromhex("2002"), (slice(2, 6),)),                        # 6to4, RFC 3056 2
+    (bytes(12), (slice(12, 16),)),                                  # IPv4-compatible, RFC 4291 2.5.5.1
+    (bytes(10) + b"\xff\xff", (slice(12, 16),)),                    # IPv4-mapped, RFC 4291 2.5.5.2
+)
+_UNUSED_BYTE = 8
+
+
+class Refused(NamedTuple):
+    """A flow of the guest that was refused: where the guest wanted to go, and *why* it may not."""
+
+    proto: int
+    address: bytes
+    port: int
+    why: str
+
+
+class _PortMap:
+    """Intervals of ports, each with the place of the first rule that has it, *nowhere* if none has."""
+
+    __slots__ = ("_firsts", "_starts")
+
+    def __init__(self, spans: Iterable[tuple[int, int, int]], nowhere: int) -> None:
+        """Take *spans*: first port, last port, place of the rule."""
+        left = sorted(spans, reverse=True)
+        bounds = sorted({0} | {first for first, _, _ in left} | {last + 1 for _, last, _ in left})
+        self._starts: list[int] = []
+        self._firsts: list[int] = []
+        open_spans: list[tuple[int, int]] = []
+        for start in bounds:
+            while left and left[-1][0] == start:
+                _, last, place = left.pop()
+                heappush(open_spans, (place, last))
+            while open_spans and open_spans[0][1] < start:
+                heappop(open_spans)
+            first = open_spans[0][0] if open_spans else nowhere
+            if not self._firsts or first != self._firsts[-1]:
+                self._starts.append(start)
+                self._firsts.append(first)
+
+    def find(self, port: int) -> int:
+        """Return the place of the first rule that has *port*."""
+        return self._firsts[bisect_right(self._starts, port) - 1]
+
+
+class _Side:
+    """The rules that allow, or those that deny, with their places among all of them."""
+
+    __slots__ = ("_maps", "_shifts", "nowhere")
+
+    def __init__(self, rules: Iterable[tuple[int, EgressRule]], host: Collection[bytes],
+                 resolvers: Collection[bytes], nowhere: int,
+                 rest: tuple[tuple[int, int], ...] = _ALL_PORTS) -> None:
+        """*rest* are the ports of a rule that names none."""
+        self.nowhere = nowhere
+        spans: dict[tuple[int, int, int, int], list[tuple[int, int, int]]] = {}
+        for place, rule in rules:
+            has_ports = bool(rule.ports) or rule.word == DNS
+            numbers = _NUMBERS.get(rule.protocol) or (_WITH_PORTS if has_ports else _ALL)
+            for (packed, prefix_len), ports in _parts(rule, host, resolvers, rest):
+                shift = 8 * len(packed) - prefix_len
+                network = int.from_bytes(packed, "big") >> shift
+                for number in numbers:
+                    spans.setdefault((len(packed), number, shift, network), []).extend(
+                        (first, last, place) for first, last in (ports if number in _WITH_PORTS
+                                                                 else _ALL_PORTS))
+        self._maps = {key: _PortMap(found, nowhere) for key, found in spans.items()}
+        shifts: dict[tuple[int, int], set[int]] = {}
+        for addr_len, number, shift, _ in spans:
+            shifts.setdefault((addr_len, number), set()).add(shift)
+        self._shifts = {key: tuple(sorted(found)) for key, found in shifts.items()}
+
+    def find(self, proto: int, port: int, address: bytes) -> int:
+        """Return the place of the first rule that fits, `nowhere` if none does."""
+        addr_len = len(address)
+        best = self.nowhere
+        number = int.from_bytes(address, "big")
+        maps = self._maps
+        for shift in self._shifts.get((addr_len, proto), ()):
+            found = maps.get((addr_len, proto, shift, number >> shift))
+            if found is not None:
+                best = min(best, found.find(port))
+        return best
+
+
+class Ingress:
+    """Tells which clients may connect: those of *networks*, all if there is none."""
+
+    def __init__(self, networks: Collection[tuple[bytes, int]]) -> None:
+        self._networks: dict[tuple[int, int], set[int]] = {}
+        for packed, prefix_len in networks:
+            shift = 8 * len(packed) - prefix_len
+            self._networks.setdefault((len(packed), shift), set()).add(int.from_bytes(packed, "big") >> shift)
+
+    def may_connect(self, peer: bytes) -> bool:
+        """Tell whether a client with the address *peer* may."""
+        number = int.from_bytes(peer, "big")
+        return not self._networks or any(number >> shift in found
+                                         for (addr_len, shift), found in self._networks.items()
+                                         if addr_len == len(peer))
+
+
+class Egress:
+    """Decides by *rules*; *host* are the host's own addresses, *resolvers* the servers of names that it uses.
+
+    *networks* are those that it is in, pairs of an address and a prefix length. *pins* keep what names have.
+
+    `refused` counts flows that were refused, by place of the rule; that behind the last one is the default's;
+    `last` is the last of them. *tell* gets each.
+    """
+
+    def __init__(self, rules: EgressRules, host: Collection[bytes] = (), resolvers: Collection[bytes] = (),
+                 tell: Callable[[Refused], None] | None = None, pins: Pins | None = None,
+                 networks: Collection[tuple[bytes, int]] = ()) -> None:
+        self._networks = networks
+        self._tell = tell
+        self._pins = pins
+        self._host = host
+        self._resolvers = resolvers
+        self.last: Refused | None = None
+        self._set(rules)
+
+    def _set(self, rules: EgressRules) -> None:
+        self.rules = rules
+        self.has_names = rules.has_names
+        n_rules = len(rules.rules)
+        self.refused = [0] * (n_rules + 1)
+        # With rules by name nobody but the forwarder answers for names, unless a rule says so with the port.
+        resolvers = () if self.has_names else self._resolvers
+        self._allowing = _Side(_numbered(rules.rules, allows=True), self._host, resolvers, n_rules,
+                               _ALL_BUT_DNS if self.has_names else _ALL_PORTS)
+        self._denying = _Side(_numbered(rules.rules, allows=False), self._host, self._resolvers, n_rules)
+        inner = ((0, rule) for rule in (*_INNER, EgressRule(False, tuple(self._networks))))
+        self._inner = _Side(inner, self._host, (), 1) if self.has_names else None
+        allowing = ((0, replace(rule, ports=(), protocol="")) for rule in rules.rules if rule.allows)
+        self._known = _Side(allowing, self._host, (), 1) if self.has_names else None
+        exact = ((place, rule) for place, rule in _numbered(rules.rules, allows=True)
+                 if all(prefix_len == 8 * len(packed) for packed, prefix_len in rule.networks))
+        self._exact = _Side(exact, (), (), n_rules) if self.has_names else None
+
+    def renew(self, host: Collection[bytes] | None, resolvers: Collection[bytes],
+              networks: Collection[tuple[bytes, int]] = ()) -> None:
+        """Take it that the host has these addresses, None: those of before, resolvers and networks now."""
+        self._networks = networks
+        self._host = self._host if host is None else host
+        self._resolvers = resolvers
+        refused = self.refused
+        self._set(self.rules)
+        self.refused = refused
+
+    def replace(self, rules: EgressRules) -> None:
+        """Decide by *rules* from now on. Rules that stay keep their counts, and what names of theirs have.
+
+        That is gone if a rule comes that denies a name: which of these names an address was pinned for is not
+        known.
+        """
+        before = self.rules.rules
+        counts = dict(zip(before, self.refused, strict=False))
+        n_by_default = self.refused[-1]
+        places = {rule: place for place, rule in reversed(tuple(enumerate(rules.rules)))}
+        denied = {rule for rule in before if rule.name and not rule.allows}
+        if self._pins is not None:
+            denies_more = any(rule.name and not rule.allows and rule not in denied for rule in rules.rules)
+            self._pins.move({} if denies_more else {
+                place: places[rule] for place, rule in enumerate(before) if rule.name and rule in places})
+        self._set(rules)
+        self.refused = [counts.get(rule, 0) for rule in rules.rules] + [n_by_default]
+
+    def decide(self, proto: int, port: int, address: bytes, asked: bytes, *, lapsed: bool = False
+               ) -> tuple[bool, int]:
+        """Decide on a flow to *port* of *address*, `FORWARDER` if that is ours; the guest says *asked*.
+
+        Returns whether it is allowed, and the place of the rule that says so, that behind the last if none
+        does. Echo requests have any port. With *lapsed* names have the addresses of before, too, as for a
+        flow that is there already.
+        """
+        exact = self._exact if self._exact is not None and _is_doh(proto, port, address) else None
+        allowed = (exact or self._allowing).find(proto, port, address)
+        denying = self._denying
+        denied = denying.find(proto, port, address)
+        if address:
+            if asked != address:
+                denied = min(denied, denying.find(proto, port, asked))
+            if len(address) == IP6_LEN:
+                for inner in embedded_ip4(address):
+                    denied = min(denied, denying.find(_translated(proto), port, inner))
+        if self._pins is not None and address:
+            for place in self._pins.find(address, lapsed=lapsed):
+                rule = self.rules.rules[place]
+                if (place < min(allowed, denied) and fits(rule, proto, port)
+                        and (exact is None or (rule.name in DOH_NAMES and not rule.is_suffix))):
+                    allowed = place
+        if allowed == denied:
+            return exact is None and self._allows_rest(proto, port, address), allowed
+        return allowed < denied, min(allowed, denied)
+
+    def _allows_rest(self, proto: int, port: int, address: bytes) -> bool:
+        """Tell whether a flow is allowed that no rule is about."""
+        if not self.has_names:
+            return self.rules.allows_rest
+        if not address:
+            return True            # the forwarder judges each name
+        return self.rules.allows_rest and not (proto in _WITH_PORTS and port in _RESERVED)
+
+    def pin(self, place: int, address: bytes, ttl_s: int) -> bool:
+        """Take it that a name of the rule at *place* has *address* for *ttl_s* seconds; False: it may not.
+
+        A name that leads to addresses of this host or its networks is refused (DNS rebinding). Where a rule
+        is about such an address itself, the name may have it, but opens nothing: that rule says which ports
+        are open, and whoever serves the name says which address. The forwarder may be in the hands of a
+        server of names: nothing that it says is taken unseen.
+        """
+        rules = self.rules.rules
+        if (self._pins is None or not 0 <= place < len(rules) or not rules[place].name
+                or not rules[place].allows or len(address) not in {IP4_LEN, IP6_LEN}):
+            return False
+        if self.is_inner(address) and not self._pins.is_own(address):
+            return self._known is not None and self._known.find(IPPROTO_TCP, 1, address) == 0
+        return self._pins.add(place, address, ttl_s)
+
+    def is_inner(self, address: bytes) -> bool:
+        """Tell whether *address* is of a network to which no name of somebody else may lead."""
+        inner = self._inner
+        if inner is None:
+            return False
+        found = [address, *(embedded_ip4(address) if len(address) == IP6_LEN else ())]
+        return any(inner.find(IPPROTO_TCP, 1, each) == 0 for each in found)
+
+    def refuse(self, proto: int, port: int, asked: bytes, place: int) -> None:
+        """Count and tell that a flow to what the guest calls *asked* was refused by the rule at *place*."""
+        self.refused[place] += 1
+        self.last = Refused(proto, asked, port, self.describe(place))
+        if self._tell is not None:
+            self._tell(self.last)
+
+    def why(self, proto: int, port: int, asked: bytes) -> str | None:
+        """Return what refused a flow just now; None if that was no rule."""
+        last = self.last
+        return last.why if last is not None and last[:3] == (proto, asked, port) else None
+
+    def describe(self, place: int) -> str:
+        """Name the rule at *place*, or the default."""
+        if place < len(self.rules.rules):
+            return f"rule '{self.rules.rules[place].text}'"
+        return "no rule fits"
+
+
+def embedded_ip4(address: bytes) -> list[bytes]:
+    """Return the IPv4 addresses to which a translator or tunnel may take what is sent to an IPv6 *address*.
+
+    Networks may choose other prefixes for NAT64, which nobody can know by the address.
+    """
+    for prefix, places in _EMBEDDING:
+        if address.startswith(prefix):
+            return [_cut(address, place) for place in places]
+    return []
+
+
+def _cut(address: bytes, place: slice) -> bytes:
+    """Take 4 bytes out of *address*, past the byte that RFC 6052 leaves unused if that lies among them."""
+    if place.stop - place.start == IP4_LEN:
+        return address[place]
+    return address[place.start:_UNUSED_BYTE] + address[_UNUSED_BYTE + 1:place.stop]
+
+
+def fits(rule: EgressRule, proto: int, port: int) -> bool:
+    """Tell whether *rule*, which is about a name, fits *proto* and *port*: by default all but 53 and 853."""
+    if rule.protocol and proto not in _NUMBERS[rule.protocol]:
+        return False
+    if proto not in _WITH_PORTS:
+        return not rule.ports
+    return any(first <= port <= last for first, last in rule.ports or _ALL_BUT_DNS)
+
+
+def _is_doh(proto: int, port: int, address: bytes) -> bool:
+    """Tell whether a flow is to a well-known server of DNS over HTTPS."""
+    return port == DOH_PORT and proto in _WITH_PORTS and (address in DOH_ADDRESSES or any(
+        inner in DOH_ADDRESSES for inner in (embedded_ip4(address) if len(address) == IP6_LEN else ())))
+
+
+def _translated(proto: int) -> int:
+    return IPPROTO_ICMP if proto == IPPROTO_ICMPV6 else proto
+
+
+def _numbered(rules: Sequence[EgressRule], *, allows: bool) -> Iterator[tuple[int, EgressRule]]:
+    return ((place, rule) for place, rule in enumerate(rules) if rule.allows == allows)
+
+
+def _parts(rule: EgressRule, host: Collection[bytes], resolvers: Collection[bytes],
+           rest: tuple[tuple[int, int], ...]
+           ) -> Iterator[tuple[tuple[bytes, int], tuple[tuple[int, int], ...]]]:
+    """Yield networks of *rule* and the ports there."""
+    ports = rule.ports or rest
+    for network in rule.networks:
+        yield network, ports
+    if rule.word == HOST:
+        for network in (*_LOOPBACK, *((address, 8 * len(address)) for address in host)):
+            yield network, ports
+    elif rule.word == DNS:
+        asked = rule.ports or _DNS_PORTS
+        for address in (FORWARDER, *resolvers):
+            yield (address, 8 * len(address)), asked

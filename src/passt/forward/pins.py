@@ -1,0 +1,88 @@
+"""Addresses that names of rules have, as the forwarder was told, each until its time is over. Pure, no I/O.
+
+A pin is (address, place of a rule). It lasts as long as the answer says, but at least FLOOR_S, as programs
+keep addresses longer than they may, and GRACE_S more for those that are slow; flows that are open then live
+on. Whoever serves a suffix can answer with any number of addresses, so each rule has at most MAX_OF_RULE, and
+the ones that were answered longest ago give way; no rule takes the place of another.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+TYPE_CHECKING = False  # typing itself is not needed at run time
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+
+FLOOR_S = 300
+GRACE_S = 30
+MAX_TTL_S = 24 * 3600              # RFC 8767 4
+MAX_OF_RULE = 256
+MAX_PINS = 65_536                  # of all rules: some 20 MB
+MAX_RULES_OF_ADDRESS = 32          # which a look-up has to go through
+
+
+class Pins:
+    """Keeps pins; *clock* tells seconds. *own* are addresses that the user has given names himself."""
+
+    def __init__(self, clock: Callable[[], float], own: Collection[bytes] = ()) -> None:
+        self._clock = clock
+        self._own = frozenset(own)
+        self._ends: dict[bytes, dict[int, float]] = {}
+        self._of_rule: dict[int, OrderedDict[bytes, None]] = {}
+        self._n = 0
+
+    def __len__(self) -> int:
+        return self._n
+
+    def is_own(self, address: bytes) -> bool:
+        """Tell whether the user has given a name to *address* himself."""
+        return address in self._own
+
+    def add(self, place: int, address: bytes, ttl_s: int) -> bool:
+        """Pin *address* for the rule at *place*; False if there are too many."""
+        found = self._of_rule.setdefault(place, OrderedDict())
+        end = self._clock() + min(max(ttl_s, FLOOR_S), MAX_TTL_S) + GRACE_S
+        if address in found:
+            found.move_to_end(address)
+            # A second answer takes nothing back from who got the first one.
+            self._ends[address][place] = max(end, self._ends[address][place])
+            return True
+        if len(found) >= MAX_OF_RULE:
+            self._remove(place, next(iter(found)))
+        self._forget_ended(address)
+        if self._n >= MAX_PINS or len(self._ends.get(address, ())) >= MAX_RULES_OF_ADDRESS:
+            return False
+        found[address] = None
+        self._ends.setdefault(address, {})[place] = end
+        self._n += 1
+        return True
+
+    def find(self, address: bytes, *, lapsed: bool = False) -> Iterator[int]:
+        """Yield the places of the rules that *address* is pinned for now; with *lapsed*, or was lately."""
+        ends = self._ends.get(address)
+        if ends:
+            now = self._clock()
+            for place, end in ends.items():
+                if lapsed or end > now:
+                    yield place
+
+    def move(self, places: Mapping[int, int]) -> None:
+        """Take it that rules have other places now; pins of those that are not in *places* are gone."""
+        self._of_rule = {places[place]: found for place, found in self._of_rule.items() if place in places}
+        kept = {address: {places[place]: end for place, end in ends.items() if place in places}
+                for address, ends in self._ends.items()}
+        self._ends = {address: ends for address, ends in kept.items() if ends}
+        self._n = sum(map(len, self._ends.values()))
+
+    def _forget_ended(self, address: bytes) -> None:
+        now = self._clock()
+        for place in [place for place, end in self._ends.get(address, {}).items() if end <= now]:
+            self._remove(place, address)
+
+    def _remove(self, place: int, address: bytes) -> None:
+        del self._of_rule[place][address]
+        del self._ends[address][place]
+        if not self._ends[address]:
+            del self._ends[address]
+        self._n -= 1

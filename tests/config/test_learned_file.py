@@ -1,0 +1,70 @@
+"""The file of --learn: opens nothing until the run ends, then has the rules; gone if the start fails."""
+
+from __future__ import annotations
+
+from socket import IPPROTO_TCP
+from typing import TYPE_CHECKING
+
+import pytest
+
+from passt.config.learned_file import LearnedFile
+from passt.config.policy_file import parse_policy
+from passt.errors import ConfigError
+from passt.forward.learning import UNFINISHED, Learning
+from passt.process.background import Background
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FAR = bytes((192, 0, 2, 1))
+
+
+def learn() -> Learning:
+    learning = Learning(lambda _address: False)
+    learning.note(IPPROTO_TCP, 443, FAR, FAR)
+    learning.note_name("x" * 64 + ".example", FAR)  # no rule can have it
+    return learning
+
+
+def test_file_opens_nothing_until_the_run_ends(tmp_path: Path) -> None:
+    path = tmp_path / "learned.toml"
+    path.write_text("# of an earlier run\n" * 100, encoding="ascii")
+    background = Background()
+    background.expect_file()
+    file = LearnedFile(str(path), background.has_made)
+    assert path.read_bytes() == UNFINISHED
+    file.write(learn())
+    assert [rule.text for rule in parse_policy(path.read_bytes()).rules] == []
+    assert "NOT ALL" in path.read_text(encoding="ascii")
+    background.fail()
+    assert path.exists()  # it was there before
+
+
+def test_rules_are_what_the_grammar_reads(tmp_path: Path) -> None:
+    path = tmp_path / "learned.toml"
+    file = LearnedFile(str(path), print)
+    learning = Learning(lambda _address: False)
+    learning.note(IPPROTO_TCP, 443, FAR, FAR)
+    file.write(learning)
+    assert [rule.text for rule in parse_policy(path.read_bytes()).rules] == ["allow tcp:192.0.2.1:443"]
+
+
+def test_new_file_is_the_callers_alone_and_goes_with_a_start_that_fails(tmp_path: Path) -> None:
+    path = tmp_path / "learned.toml"
+    background = Background()
+    background.expect_file()
+    LearnedFile(str(path), background.has_made)
+    assert path.stat().st_mode & 0o777 == 0o600
+    background.fail()
+    assert not path.exists()
+
+
+def test_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^option '--learn' {tmp_path}: cannot write the file: Is a dir"):
+        LearnedFile(str(tmp_path), print)
+
+
+def test_file_that_cannot_be_written_is_a_warning(capfd: pytest.CaptureFixture[str]) -> None:
+    """The run itself was good."""
+    LearnedFile("/dev/full", print).write(learn())
+    assert "option '--learn' /dev/full: cannot write the file: No space" in capfd.readouterr().err

@@ -1,0 +1,77 @@
+"""Rules of egress in a file: order, profiles, the default, and what is said of mistakes."""
+
+from __future__ import annotations
+
+import pytest
+
+from passt.config.policy_file import MAX_LEN, parse_policy
+from passt.errors import ConfigError
+from passt.facts.egress import MAX_EGRESS_RULES
+
+
+def texts(content: str) -> list[str]:
+    return [rule.text for rule in parse_policy(content.encode()).rules]
+
+
+def test_rules_stand_in_the_order_of_the_file_behind_those_of_profiles() -> None:
+    content = """
+        # a comment
+        use = ["second", "first"]
+        rules = ["allow 192.0.2.1:80", "deny private"]   # another
+        [profile.first]
+        rules = ["deny host"]
+        [profile.second]
+        rules = ["allow icmp:192.0.2.2", 'deny  metadata ']
+        [profile.unused]
+        rules = ["deny multicast"]
+    """
+    assert texts(content) == ["allow icmp:192.0.2.2", "deny metadata", "deny host", "allow 192.0.2.1:80",
+                              "deny private"]
+
+
+@pytest.mark.parametrize(("content", "allows_rest"), [
+    ("", True),
+    ("rules = ['deny host']", True),
+    ("rules = ['deny host', 'allow dns']", False),
+    ("default = 'deny'", False),
+    ("default = 'deny'\nrules = ['deny host']", False),
+    ("default = 'allow'\nrules = ['allow host']", True),
+    # Only rules that are used count.
+    ("[profile.a]\nrules = ['allow host']", True),
+    ("use = ['a']\n[profile.a]\nrules = ['allow host']", False),
+])
+def test_default(content: str, allows_rest: bool) -> None:
+    assert parse_policy(content.encode()).allows_rest == allows_rest
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    ("rules = [", "not TOML: "),
+    ("rules = [1]", "rules is no list of texts"),
+    ("rules = 'allow host'", "rules is no list of texts"),
+    ("rule = ['allow host']", "there is no key 'rule'; give default, use, rules, profile"),
+    ("default = 'reject'", "default = 'reject': give \"allow\" or \"deny\""),
+    ("default = true", 'give "allow" or "deny"'),
+    ("default = ['deny']", 'give "allow" or "deny"'),
+    ("rules = [\n'allow host',\n'permit dns']", "line 3: 'permit dns' begins with neither allow nor deny"),
+    ('rules = [\n"allow"\n]', "line 2: '' names no destination"),
+    ('rules = [\n"allow 192.0.2.5/24"\n]', "line 2: '192.0.2.5/24': 192.0.2.5/24 has bits"),
+    ("use = ['a']", "line 1: use: there is no [profile.a]"),
+    ("profile = 3", "'profile' is no table"),
+    ("profile.a = 3", "[profile.a] is no table"),
+    ("[profile.a]\ndeny = []", "[profile.a] there is no key 'deny'"),
+    ("[profile.a]\nrules = ['deny x']", "line 2: [profile.a] 'x': 'x' is not an"),
+    (f"rules = {['deny host'] * (MAX_EGRESS_RULES + 1)}", "4096 are the limit"),
+])
+def test_mistake_is_told_with_its_place(content: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_policy(content.encode())
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"\xff", "not UTF-8 at byte 0"),
+                                               (b"#" * (MAX_LEN + 1), f"more than {MAX_LEN} bytes")])
+def test_file_that_is_no_text_is_refused(content: bytes, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_policy(content)
+    assert str(caught.value) == said

@@ -1,0 +1,191 @@
+"""Addresses of names: how long they are pinned, how many, and which of them may be."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from socket import IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP
+
+import pytest
+
+from passt.config.egress_grammar import parse_egress_rule
+from passt.facts.egress import EgressRules
+from passt.forward import pins as module
+from passt.forward.egress import FORWARDER, Egress
+from passt.forward.pins import FLOOR_S, GRACE_S, MAX_OF_RULE, MAX_TTL_S, Pins
+
+TCP, UDP, ICMP = IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP
+
+
+def packed(text: str) -> bytes:
+    return ip_address(text).packed
+
+
+def nth(number: int) -> bytes:
+    return (0xC6336400 + number).to_bytes(4, "big")
+
+
+class Bench:
+    """Rules with pins, on virtual time."""
+
+    def __init__(self, *texts: str, allows_rest: bool | None = None, own: tuple[str, ...] = ()) -> None:
+        self.now = 1000.0
+        rules = tuple(parse_egress_rule(text.partition(" ")[2], allows=text.startswith("allow"))
+                      for text in texts)
+        if allows_rest is None:
+            allows_rest = not any(rule.allows for rule in rules)
+        self.pins = Pins(lambda: self.now, [packed(text) for text in own])
+        self.egress = Egress(EgressRules(rules, allows_rest), frozenset({packed("203.0.113.9")}),
+                             (packed("192.168.1.1"),), pins=self.pins,
+                             networks=[(packed("203.0.113.9"), 28), (packed("2001:db8:9::9"), 64)])
+
+    def may(self, address: str, port: int = 443, proto: int = TCP) -> bool:
+        return self.egress.decide(proto, port, packed(address), packed(address))[0]
+
+
+def test_address_of_a_name_may_be_reached_as_long_as_it_is_pinned() -> None:
+    bench = Bench("allow www.example")
+    assert not bench.may("198.51.100.1")
+    assert bench.egress.pin(0, packed("198.51.100.1"), 1000)
+    assert bench.may("198.51.100.1")
+    assert not bench.may("198.51.100.2")
+    bench.now += 1000 + GRACE_S - 1
+    assert bench.may("198.51.100.1")
+    bench.now += 1
+    assert not bench.may("198.51.100.1")
+
+
+@pytest.mark.parametrize(("ttl", "lasts"), [(0, FLOOR_S), (FLOOR_S + 1, FLOOR_S + 1),
+                                            (0xFFFFFFFF, MAX_TTL_S)])
+def test_time_has_a_floor_and_a_ceiling(ttl: int, lasts: int) -> None:
+    bench = Bench("allow www.example")
+    bench.egress.pin(0, packed("198.51.100.1"), ttl)
+    bench.now += lasts + GRACE_S - 1
+    assert bench.may("198.51.100.1")
+    bench.now += 1
+    assert not bench.may("198.51.100.1")
+
+
+def test_second_answer_lengthens_and_never_shortens() -> None:
+    bench = Bench("allow www.example")
+    bench.egress.pin(0, packed("198.51.100.1"), 10_000)
+    bench.egress.pin(0, packed("198.51.100.1"), 0)
+    bench.now += 10_000
+    assert bench.may("198.51.100.1")
+    bench.egress.pin(0, packed("198.51.100.1"), 0)
+    bench.now += FLOOR_S
+    assert bench.may("198.51.100.1")
+    assert len(bench.pins) == 1
+
+
+def test_pin_is_worth_what_its_rule_says() -> None:
+    bench = Bench("allow tcp:a.example:443", "deny 198.51.100.0/24:80", "allow b.example")
+    bench.egress.pin(0, packed("198.51.100.1"), 0)
+    assert [bench.may("198.51.100.1", *asked) for asked in ((443,), (80,), (443, UDP), (1, ICMP))] == [
+        True, False, False, False]
+    # Another name at the same address.
+    bench.egress.pin(2, packed("198.51.100.1"), 0)
+    for asked in ((443,), (81,), (443, UDP), (1, ICMP)):
+        assert bench.may("198.51.100.1", *asked), asked
+    # The rule that denies comes first.
+    assert not bench.may("198.51.100.1", 80)
+
+
+def test_other_servers_of_names_are_closed_unless_a_rule_names_the_port() -> None:
+    bench = Bench("allow www.example", "allow 192.0.2.0/24", "allow 192.0.2.53:53", "allow dns")
+    bench.egress.pin(0, packed("198.51.100.1"), 0)
+    for port in (53, 853):
+        for address in ("198.51.100.1", "192.0.2.1", "192.168.1.1", "203.0.113.77"):
+            assert not bench.may(address, port), (address, port)
+    assert bench.may("192.0.2.53", 53)
+    assert bench.may("192.0.2.1", 80)
+    assert bench.egress.decide(UDP, 53, FORWARDER, packed("192.0.2.99"))[0]
+    # Also where the rest is allowed.
+    rest = Bench("deny evil.example")
+    assert not rest.may("192.0.2.1", 53, UDP)
+    assert not rest.may("192.0.2.1", 853)
+    assert rest.may("192.0.2.1", 443)
+    assert rest.egress.decide(UDP, 53, FORWARDER, packed("192.0.2.99"))[0]
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "1.0.0.1", "2620:fe::fe", "64:ff9b::8.8.8.8"])
+def test_servers_of_dns_over_https_need_a_rule_with_exactly_their_address_or_name(address: str) -> None:
+    wide = ("allow 0.0.0.0/0", "allow ::/0", "allow www.example", "allow dns.google", "allow *.example")
+    bench = Bench(*wide)
+    for place in (2, 4):
+        bench.egress.pin(place, packed(address), 60)
+    for proto in (TCP, UDP):
+        assert not bench.may(address, 443, proto)
+    assert bench.may(address, 80)
+    assert bench.may("8.8.8.9")
+    exact = Bench(*wide, f"allow {address}")
+    assert exact.may(address)
+    assert bench.egress.pin(3, packed(address), 60)
+    assert bench.may(address)
+    # Also where the rest is allowed; not where no rule is by name.
+    assert not Bench("deny evil.example").may(address)
+    assert Bench("deny 192.0.2.1").may(address)
+
+
+REBINDING = ["127.0.0.1", "127.9.9.9", "::1", "10.0.0.1", "192.168.1.1", "169.254.169.254", "fe80::1",
+             "fd00::1", "203.0.113.9", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255",
+             "::ffff:127.0.0.1", "203.0.113.1", "203.0.113.15", "2001:db8:9::1", "64:ff9b::10.0.0.1",
+             "2002:a00:1::1"]
+
+
+@pytest.mark.parametrize("address", REBINDING)
+def test_no_name_leads_to_this_host_or_its_networks(address: str) -> None:
+    bench = Bench("allow www.example")
+    assert not bench.egress.pin(0, packed(address), 60)
+    assert not bench.may(address)
+
+
+def test_name_may_have_an_address_there_that_a_rule_allows_but_opens_no_port_of_it() -> None:
+    """Else who serves the name could open all ports of this host, where the user opened one."""
+    bench = Bench("allow www.example", "allow 10.0.0.0/8:1", "allow tcp:host:8080")
+    for address, port in (("10.1.2.3", 1), ("127.0.0.1", 8080), ("203.0.113.9", 8080)):
+        assert bench.egress.pin(0, packed(address), 60)
+        assert bench.may(address, port)
+        assert not bench.may(address, 22)
+        assert not bench.may(address, port + 1)
+    assert len(bench.pins) == 0
+
+
+def test_user_may_name_an_address_there() -> None:
+    bench = Bench("allow www.example", own=("192.168.7.7",))
+    assert bench.egress.pin(0, packed("192.168.7.7"), 60)
+    assert bench.may("192.168.7.7")
+    assert not bench.egress.pin(0, packed("192.168.7.8"), 60)
+
+
+@pytest.mark.parametrize(("place", "address"), [
+    (-1, nth(0)), (4, nth(0)), (0xFFFF, nth(0)), (1, nth(0)), (2, nth(0)), (0, b""), (0, b"12345")])
+def test_nonsense_is_not_pinned(place: int, address: bytes) -> None:
+    """Of a forwarder in the hands of a server: no such rule, none by name, one that denies, no address."""
+    bench = Bench("allow www.example", "deny evil.example", "allow 192.0.2.0/24", "allow *.www.example")
+    assert not bench.egress.pin(place, address, 60)
+    assert len(bench.pins) == 0
+
+
+def test_one_rule_does_not_take_the_place_of_another() -> None:
+    bench = Bench("allow *.evil.example", "allow good.example")
+    bench.egress.pin(1, packed("192.0.2.1"), 0)
+    for number in range(MAX_OF_RULE + 10):
+        assert bench.egress.pin(0, nth(number), 0)
+    assert len(bench.pins) == MAX_OF_RULE + 1
+    assert bench.may("192.0.2.1")
+    assert not bench.egress.decide(TCP, 1, nth(9), nth(9))[0]
+    assert bench.egress.decide(TCP, 1, nth(10), nth(10))[0]
+    # The one that was answered again stays.
+    bench.egress.pin(0, nth(10), 0)
+    bench.egress.pin(0, nth(1000), 0)
+    assert bench.egress.decide(TCP, 1, nth(10), nth(10))[0]
+
+
+def test_all_pins_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PINS", 3)
+    monkeypatch.setattr(module, "MAX_RULES_OF_ADDRESS", 2)
+    pins = Pins(lambda: 0.0)
+    assert [pins.add(place, nth(0), 0) for place in (1, 2, 3)] == [True, True, False]
+    assert pins.add(3, nth(1), 0)
+    assert not pins.add(4, nth(2), 0)
+    assert len(pins) == 3

@@ -1,0 +1,61 @@
+"""Lines about flows that rules refuse: each target once a second, and a bounded memory of targets."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from socket import IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP
+
+from passt.forward.egress import Refused
+from passt.forward.refusals import INTERVAL_S, MAX_TARGETS, RefusalTeller
+
+WHERE = ip_address("192.0.2.1").packed
+
+
+class Bench:
+    """A teller on virtual time, and what it told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.lines: list[str] = []
+        self.teller = RefusalTeller(self.lines.append, lambda: self.now)
+
+    def refuse(self, proto: int = IPPROTO_TCP, port: int = 443, address: bytes = WHERE) -> None:
+        self.teller.note(Refused(proto, address, port, "no rule fits"))
+
+
+def test_target_is_told_once_a_second() -> None:
+    bench = Bench()
+    bench.refuse()
+    bench.refuse()
+    bench.now += INTERVAL_S / 2
+    bench.refuse()
+    assert bench.lines == ["refused: TCP to 192.0.2.1:443: no rule fits"]
+    bench.now += INTERVAL_S / 2
+    bench.refuse()
+    assert bench.lines == ["refused: TCP to 192.0.2.1:443: no rule fits"] * 2
+
+
+def test_targets_differ_by_protocol_address_and_port() -> None:
+    bench = Bench()
+    bench.refuse()
+    bench.refuse(IPPROTO_UDP)
+    bench.refuse(port=80)
+    bench.refuse(address=ip_address("2001:db8::1").packed)
+    # The identifiers of pings are no ports.
+    bench.refuse(IPPROTO_ICMP, 1)
+    bench.refuse(IPPROTO_ICMP, 2)
+    assert [line.split(": ")[1] for line in bench.lines] == [
+        "TCP to 192.0.2.1:443", "UDP to 192.0.2.1:443", "TCP to 192.0.2.1:80",
+        "TCP to [2001:db8::1]:443", "ping to 192.0.2.1"]
+
+
+def test_memory_of_targets_is_bounded_and_forgets_the_oldest() -> None:
+    bench = Bench()
+    for port in range(1, MAX_TARGETS + 2):
+        bench.refuse(port=port)
+    assert len(bench.teller._told) == MAX_TARGETS
+    bench.lines.clear()
+    bench.refuse(port=MAX_TARGETS + 1)
+    assert bench.lines == []
+    bench.refuse(port=1)
+    assert len(bench.lines) == 1
