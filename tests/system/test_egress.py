@@ -175,7 +175,7 @@ def test_refusal_is_told_with_its_rule(lab: Lab, user: bool) -> None:
 
 
 @pytest.mark.parametrize(("option", "message"), [
-    ("--allow=x", "option '--allow': 'x': 'x' is not an IPv4 or IPv6 address, nor one of the words"),
+    ("--allow=x", "option '--allow': 'x' is not an IPv4 or IPv6 address, nor one of the words"),
     ("--deny=10.0.0.1/8", "option '--deny': '10.0.0.1/8': 10.0.0.1/8 has bits behind its length"),
     ("--allow-from=host", "option '--allow-from': 'host' is not an IPv4 or IPv6 address"),
 ])
