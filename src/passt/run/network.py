@@ -245,7 +245,8 @@ def prepare_egress(settings: Settings) -> Settings:
     except ConfigError as error:
         raise ConfigError(f"option '--policy' {path}: {error}") from None
     if not rules.rules and rules.allows_rest and not (settings.egress.denied or settings.egress.allowed):
-        log.warning(f"option '--policy' {path}: it has no rules, or uses none of its profiles: all is allowed")
+        log.warning(f"option '--policy' {path}: it has no rules, or uses none of its profiles: all is"
+                    " allowed")
     return replace(settings, egress=replace(settings.egress, from_file=rules))
 
 
