@@ -418,6 +418,13 @@ def test_learning_allows_all(other: str) -> None:
     assert built("--learn", "a.toml", "--dns-cache", "10").egress.needs_names
 
 
+@pytest.mark.parametrize("option", ["--policy", "--learn"])
+def test_second_file_does_not_take_the_place_of_the_first(option: str) -> None:
+    with pytest.raises(ConfigError, match=f"^option '{option}': 'b' is a second file, after 'a'; give one$"):
+        built(option, "a", option, "b")
+    built(option, "a", option, "a")
+
+
 def test_loopback_without_splice_is_refused() -> None:
     for option in ("--host-lo-to-ns-lo", "--splice-only"):
         with pytest.raises(ConfigError, match=f"'{option}' needs the bypass that --no-splice disables"):

@@ -189,3 +189,17 @@ def test_all_pins_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pins.add(3, nth(1), 0)
     assert not pins.add(4, nth(2), 0)
     assert len(pins) == 3
+
+
+def test_answer_that_leads_inside_is_told_with_its_rule() -> None:
+    told: list[tuple[bytes, str]] = []
+    rules = tuple(parse_egress_rule(text, allows=True) for text in ("*.example", "192.168.7.8:80"))
+    egress = Egress(EgressRules(rules, False), pins=Pins(lambda: 0.0),
+                    tell_answer=lambda address, why: told.append((address, why)))
+    assert egress.pin(0, packed("192.168.7.8"), 300)
+    assert egress.pin(0, packed("198.51.100.1"), 300)
+    assert told == []
+    assert not egress.pin(0, packed("192.168.7.9"), 300)
+    why = ("rule 'allow *.example' is about a name, which may not lead to the host or an inner network; allow"
+           " the address itself, too")
+    assert told == [(packed("192.168.7.9"), why)]

@@ -17,6 +17,7 @@ from passt.facts.host import InterfaceAddress
 from passt.facts.port_rule import PortRule
 from passt.forward.egress import FORWARDER, Egress, Ingress, Refused
 from passt.forward.learning import Learning
+from passt.forward.pins import Pins
 from passt.forward.policy import Policy
 from passt.light.values import replace
 
@@ -706,6 +707,25 @@ def test_rule_refuses_and_the_guest_is_told() -> None:
     assert policy.egress.refused == [2, 0]
     # What no socket can reach is refused as ever.
     assert outbound(policy, TCP, "127.0.0.1") is None
+
+
+def test_explanation_says_what_rules_by_name_are_about() -> None:
+    rules = tuple(parse_egress_rule(text, allows=True) for text in ("www.example:80", "198.51.100.1"))
+    policy = Policy(NET, egress=Egress(EgressRules(rules, False), pins=Pins(lambda: 0.0)))
+    source = packed("192.0.2.5")
+    found = policy.explain_outbound(TCP, source, 1, packed("198.51.100.2"), 80)
+    assert found.steps[-2:] == ("no rule fits: it is denied",
+                                "rules by name are about the addresses with which the forwarder has answered")
+    assert policy.egress is not None
+    assert policy.egress.pin(0, packed("203.0.113.2"), 300)
+    found = policy.explain_outbound(TCP, source, 1, packed("203.0.113.2"), 80)
+    assert found.steps[-1] == "rule 'allow www.example:80': it is allowed"
+    found = policy.explain_outbound(TCP, source, 1, packed("198.51.100.1"), 80)
+    assert found.steps[-1] == "rule 'allow 198.51.100.1': it is allowed"
+    policy = judged("allow www.example", net=GuestNet(replace(IP4, is_forwarded=True), None, "eth0"))
+    policy.serve_names({(UDP, 4): DOOR4})
+    found = policy.explain_outbound(UDP, source, 1, packed("192.0.2.4"), 53)
+    assert found.steps[-2:] == ("no rule fits: it is allowed", "the forwarder judges each name by the rules")
 
 
 def test_refusal_is_explained_and_counts_nothing() -> None:

@@ -175,8 +175,8 @@ def test_refusal_is_told_with_its_rule(lab: Lab, user: bool) -> None:
 
 
 @pytest.mark.parametrize(("option", "message"), [
-    ("--allow=x", "option '--allow': 'x': 'x' is not an IPv4 or IPv6 address, nor one of the words"),
-    ("--deny=10.0.0.1/8", "option '--deny': '10.0.0.1/8': 10.0.0.1/8 has bits behind its length"),
+    ("--allow=x", "option '--allow': 'x' is not an IPv4 or IPv6 address, nor one of the words"),
+    ("--deny=10.0.0.1/8", "option '--deny': 10.0.0.1/8 has bits behind its length"),
     ("--allow-from=host", "option '--allow-from': 'host' is not an IPv4 or IPv6 address"),
 ])
 def test_mistake_is_one_line(lab: Lab, option: str, message: str) -> None:
@@ -184,6 +184,16 @@ def test_mistake_is_one_line(lab: Lab, option: str, message: str) -> None:
     assert result.returncode == 1
     assert result.stderr.decode().startswith(f"pasta: {message}")
     assert result.stderr.count(b"\n") == 1
+
+
+def test_file_that_allows_all_is_warned_of(lab: Lab) -> None:
+    path = lab.directory / "policy.toml"
+    path.write_text('[profile.base]\nrules = ["deny private"]\n')
+    path.chmod(0o644)
+    said = f"option '--policy' {path}: it has no rules, or uses none of its profiles: all is allowed\n"
+    for options, is_said in (((), True), (("--deny", "host"), False)):
+        result = lab.run(["--policy", str(path), *options], ["true"], user=False)
+        assert (said in result.stderr.decode()) is is_said, options
 
 
 @pytest.mark.usefixtures("servers")
@@ -200,7 +210,7 @@ def test_rules_of_a_file_come_after_those_of_the_command_line(lab: Lab, user: bo
 
 @pytest.mark.parametrize(("content", "message"), [
     (None, "No such file or directory"),
-    ("rules = [\n'allow x'\n]", "line 2: 'x': 'x' is not an IPv4 or IPv6 address"),
+    ("rules = [\n'allow x'\n]", "line 2: 'x' is not an IPv4 or IPv6 address"),
     ("rules", "not TOML: "),
 ])
 def test_file_with_a_mistake_starts_nothing(lab: Lab, user: bool, content: str | None, message: str) -> None:

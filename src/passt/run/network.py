@@ -263,6 +263,9 @@ def prepare_egress(settings: Settings) -> Settings:
         raise ConfigError(f"option '--policy' {path}: {error.strerror}") from None
     except ConfigError as error:
         raise ConfigError(f"option '--policy' {path}: {error}") from None
+    if not rules.rules and rules.allows_rest and not (settings.egress.denied or settings.egress.allowed):
+        log.warning(f"option '--policy' {path}: it has no rules, or uses none of its profiles: all is"
+                    " allowed")
     return replace(settings, egress=replace(settings.egress, from_file=rules))
 
 
@@ -288,7 +291,8 @@ def build_egress(asked: EgressSettings, guest: GuestNet, own_names: Iterable[tup
         from passt.forward.pins import Pins
 
         pins = Pins(monotonic, {address.packed for _, address in own_names})
-    return Egress(asked.rules, addresses, _resolvers_of(guest), teller.note, pins, _networks_of(guest))
+    return Egress(asked.rules, addresses, _resolvers_of(guest), teller.note, pins, _networks_of(guest),
+                  teller.note_answer)
 
 
 def open_learned(asked: EgressSettings, background: Background) -> LearnedFile | None:
