@@ -74,6 +74,7 @@ def test_word_stands_for_networks(word: str) -> None:
     ("", "no destination"),
     ("tcp:", "no destination"),
     (":443", "no destination"),
+    ("192.0.2.1.", "'192.0.2.1.' is not an IPv4 or IPv6 address"),
     ("x", "the name is written 'x.'"),
     ("*", "nor one of the words private"),
     ("a..b", "is not a domain name"),

@@ -36,7 +36,9 @@ def parse_policy(content: bytes) -> EgressRules:
         found = tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise ConfigError(f"not UTF-8 at byte {error.start}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        # TOMLDecodeError, and what the parser does not catch itself: numbers and lists within lists too long
+        # for Python.
         raise ConfigError(f"not TOML: {error}") from None
     _check_keys(found, ("default", "use", "rules", "profile"), "")
     profiles = found.get("profile", {})
