@@ -117,6 +117,29 @@ def test_name_that_a_rule_denies_now_keeps_no_address() -> None:
     assert not bench.may("198.51.100.1")
 
 
+def test_name_that_a_rule_denies_now_as_it_comes_first_keeps_no_address() -> None:
+    bench = Bench("allow *.example", "allow a.test", "deny x.example")
+    bench.egress.pin(0, packed("198.51.100.1"), 60)
+    bench.replace("allow *.example", "deny 192.0.2.1", "deny x.example")
+    assert bench.may("198.51.100.1")
+    bench.replace("deny x.example", "allow *.example")
+    assert not bench.may("198.51.100.1")
+
+
+def test_rule_that_is_there_twice_keeps_its_addresses_in_order() -> None:
+    bench = Bench("allow www.example")
+    bench.egress.pin(0, packed("198.51.100.1"), 60)
+    bench.replace("allow www.example", "allow www.example")
+    for place in (0, 1):
+        bench.egress.pin(place, packed("198.51.100.2"), 60)
+    bench.replace("allow www.example")
+    assert bench.may("198.51.100.1")
+    bench.now += 1000
+    assert bench.egress.pin(0, packed("198.51.100.1"), 60)
+    assert bench.egress.pin(0, packed("198.51.100.2"), 60)
+    assert bench.may("198.51.100.1")
+
+
 def test_kill_ends_flows_of_the_guest_that_are_refused_and_no_others() -> None:
     bench = Bench("allow www.example", "deny private")
     bench.egress.pin(0, packed("198.51.100.1"), 60)

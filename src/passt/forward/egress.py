@@ -207,18 +207,16 @@ class Egress:
     def replace(self, rules: EgressRules) -> None:
         """Decide by *rules* from now on. Rules that stay keep their counts, and what names of theirs have.
 
-        That is gone if a rule comes that denies a name: which of these names an address was pinned for is not
-        known.
+        That is gone if a rule that denies a name comes, or comes before another one: which of these names an
+        address was pinned for is not known.
         """
         before = self.rules.rules
         counts = dict(zip(before, self.refused, strict=False))
         n_by_default = self.refused[-1]
-        places = {rule: place for place, rule in reversed(tuple(enumerate(rules.rules)))}
-        denied = {rule for rule in before if rule.name and not rule.allows}
         if self._pins is not None:
-            denies_more = any(rule.name and not rule.allows and rule not in denied for rule in rules.rules)
-            self._pins.move({} if denies_more else {
-                place: places[rule] for place, rule in enumerate(before) if rule.name and rule in places})
+            was, now = _first_places(before), _first_places(rules.rules)
+            self._pins.move({} if _denies_more(was, now) else {
+                place: now[rule] for rule, place in was.items() if rule in now})
         self._set(rules)
         self.refused = [counts.get(rule, 0) for rule in rules.rules] + [n_by_default]
 
@@ -270,7 +268,7 @@ class Egress:
         if (self._pins is None or not 0 <= place < len(rules) or not rules[place].name
                 or not rules[place].allows or len(address) not in {IP4_LEN, IP6_LEN}):
             return False
-        if self.is_inner(address) and not self._pins.is_own(address):
+        if self.is_inner(address) and not self._pins.is_own(rules[place], address):
             return self._known is not None and self._known.find(IPPROTO_TCP, 1, address) == 0
         return self._pins.add(place, address, ttl_s)
 
@@ -336,6 +334,23 @@ def _is_doh(proto: int, port: int, address: bytes) -> bool:
 
 def _translated(proto: int) -> int:
     return IPPROTO_ICMP if proto == IPPROTO_ICMPV6 else proto
+
+
+def _first_places(rules: Sequence[EgressRule]) -> dict[EgressRule, int]:
+    """Return the rules about names in their order, each with its place, the first if it is there again."""
+    found: dict[EgressRule, int] = {}
+    for place, rule in enumerate(rules):
+        if rule.name:
+            found.setdefault(rule, place)
+    return found
+
+
+def _denies_more(was: dict[EgressRule, int], now: dict[EgressRule, int]) -> bool:
+    """Tell whether a rule that denies a name may decide where it did not, as it is new or in another order."""
+    if all(rule.allows for rule in now):
+        return False
+    return (any(not rule.allows and rule not in was for rule in now)
+            or [rule for rule in was if rule in now] != [rule for rule in now if rule in was])
 
 
 def _numbered(rules: Sequence[EgressRule], *, allows: bool) -> Iterator[tuple[int, EgressRule]]:

@@ -12,7 +12,9 @@ from collections import OrderedDict
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from passt.facts.egress import EgressRule
 
 FLOOR_S = 300
 GRACE_S = 30
@@ -23,11 +25,12 @@ MAX_RULES_OF_ADDRESS = 32          # which a look-up has to go through
 
 
 class Pins:
-    """Keeps pins; *clock* tells seconds. *own* are addresses that the user has given names himself."""
+    """Keeps pins; *clock* tells seconds. *own* are names that the user has given addresses himself."""
 
-    def __init__(self, clock: Callable[[], float], own: Collection[bytes] = ()) -> None:
+    def __init__(self, clock: Callable[[], float], own: Iterable[tuple[str, bytes]] = ()) -> None:
         self._clock = clock
         self._own = frozenset(own)
+        self._sweep_at = 0.0
         self._ends: dict[bytes, dict[int, float]] = {}
         self._of_rule: dict[int, OrderedDict[bytes, None]] = {}
         self._n = 0
@@ -35,9 +38,10 @@ class Pins:
     def __len__(self) -> int:
         return self._n
 
-    def is_own(self, address: bytes) -> bool:
-        """Tell whether the user has given a name to *address* himself."""
-        return address in self._own
+    def is_own(self, rule: EgressRule, address: bytes) -> bool:
+        """Tell whether the user himself has given *address* to a name that *rule* is about."""
+        return any(its == address and (name.endswith(f".{rule.name}") if rule.is_suffix else name == rule.name)
+                   for name, its in self._own)
 
     def add(self, place: int, address: bytes, ttl_s: int) -> bool:
         """Pin *address* for the rule at *place*; False if there are too many."""
@@ -48,11 +52,15 @@ class Pins:
             # A second answer takes nothing back from who got the first one.
             self._ends[address][place] = max(end, self._ends[address][place])
             return True
+        self._forget_ended(address)
+        if len(self._ends.get(address, ())) >= MAX_RULES_OF_ADDRESS:
+            return False
         if len(found) >= MAX_OF_RULE:
             self._remove(place, next(iter(found)))
-        self._forget_ended(address)
-        if self._n >= MAX_PINS or len(self._ends.get(address, ())) >= MAX_RULES_OF_ADDRESS:
-            return False
+        elif self._n >= MAX_PINS:
+            self._sweep()
+            if self._n >= MAX_PINS:
+                return False
         found[address] = None
         self._ends.setdefault(address, {})[place] = end
         self._n += 1
@@ -74,6 +82,14 @@ class Pins:
                 for address, ends in self._ends.items()}
         self._ends = {address: ends for address, ends in kept.items() if ends}
         self._n = sum(map(len, self._ends.values()))
+
+    def _sweep(self) -> None:
+        """Forget all that is over; once in GRACE_S, as it takes some 50 ms with MAX_PINS."""
+        now = self._clock()
+        if now >= self._sweep_at:
+            self._sweep_at = now + GRACE_S
+            for address in tuple(self._ends):
+                self._forget_ended(address)
 
     def _forget_ended(self, address: bytes) -> None:
         now = self._clock()
