@@ -346,7 +346,7 @@ def _first_places(rules: Sequence[EgressRule]) -> dict[EgressRule, int]:
 
 
 def _denies_more(was: dict[EgressRule, int], now: dict[EgressRule, int]) -> bool:
-    """Tell whether a rule that denies a name may decide where it did not, as it is new or in another order."""
+    """Tell whether a rule that denies a name may decide where it did not: it is new, or in another place."""
     if all(rule.allows for rule in now):
         return False
     return (any(not rule.allows and rule not in was for rule in now)

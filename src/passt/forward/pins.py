@@ -40,7 +40,8 @@ class Pins:
 
     def is_own(self, rule: EgressRule, address: bytes) -> bool:
         """Tell whether the user himself has given *address* to a name that *rule* is about."""
-        return any(its == address and (name.endswith(f".{rule.name}") if rule.is_suffix else name == rule.name)
+        end = f".{rule.name}"
+        return any(its == address and (name.endswith(end) if rule.is_suffix else name == rule.name)
                    for name, its in self._own)
 
     def add(self, place: int, address: bytes, ttl_s: int) -> bool:

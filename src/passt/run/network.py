@@ -235,6 +235,7 @@ def prepare_egress(settings: Settings) -> Settings:
     if path is None:
         return settings
     from passt.config.policy_file import MAX_LEN, parse_policy
+    from passt.config.settings import check_names
 
     try:
         with open(path, "rb") as file:
@@ -244,7 +245,9 @@ def prepare_egress(settings: Settings) -> Settings:
         raise ConfigError(f"option '--policy' {path}: {error.strerror}") from None
     except ConfigError as error:
         raise ConfigError(f"option '--policy' {path}: {error}") from None
-    return replace(settings, egress=replace(settings.egress, from_file=rules))
+    egress = replace(settings.egress, from_file=rules)
+    check_names(settings.names, egress)
+    return replace(settings, egress=egress)
 
 
 def build_egress(asked: EgressSettings, guest: GuestNet, own_names: Iterable[tuple[str, IPAddress]]
