@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 
 from passt import log
 from passt.errors import ConfigError
@@ -115,13 +116,14 @@ def start_policy_reader(settings: Settings, user: Identity | None) -> PolicyRead
 def watch_signals(engine: Engine, reader: PolicyReader | None, *, in_background: bool) -> None:
     """Have signals end the run, or *reader* read its file; call in the stage "signals", without a command.
 
-    SIGHUP of a terminal that hangs up is none of these in the background.
+    SIGHUP of a terminal that hangs up is none of these in the background, nor where the caller ignores it.
     """
+    outlives_terminal = in_background or signal.getsignal(signals.RELOADING) == signal.SIG_IGN
     ending = signals.read_ending(in_background=in_background, reloads=reader is not None)
 
     def on_signals() -> None:
         for received in ending.read():
-            if received.number != signals.RELOADING or (received.is_from_kernel and not in_background):
+            if received.number != signals.RELOADING or (received.is_from_kernel and not outlives_terminal):
                 engine.stop()
             elif reader is not None and received.is_from_user:
                 reader.ask()
