@@ -434,6 +434,13 @@ def test_file_of_rules_may_bring_the_forwarder(option: tuple[str, str]) -> None:
     built("--allow", "private", "--dns-forward", "192.0.2.5", *option)
 
 
+@pytest.mark.parametrize("option", ["--policy", "--learn"])
+def test_second_file_does_not_take_the_place_of_the_first(option: str) -> None:
+    with pytest.raises(ConfigError, match=f"^option '{option}': 'b' is a second file, after 'a'; give one$"):
+        built(option, "a", option, "b")
+    built(option, "a", option, "a")
+
+
 def test_loopback_without_splice_is_refused() -> None:
     for option in ("--host-lo-to-ns-lo", "--splice-only"):
         with pytest.raises(ConfigError, match=f"'{option}' needs the bypass that --no-splice disables"):

@@ -708,6 +708,24 @@ def test_rule_refuses_and_the_guest_is_told() -> None:
     assert outbound(policy, TCP, "127.0.0.1") is None
 
 
+def test_explanation_says_what_rules_by_name_are_about() -> None:
+    policy = judged("allow www.example:80", "allow 198.51.100.1")
+    source = packed("192.0.2.5")
+    found = policy.explain_outbound(TCP, source, 1, packed("198.51.100.2"), 80)
+    assert found.steps[-2:] == ("no rule fits: it is denied",
+                                "rules by name are about the addresses with which the forwarder has answered")
+    assert policy.egress is not None
+    assert policy.egress.pin(0, packed("203.0.113.2"), 300)
+    found = policy.explain_outbound(TCP, source, 1, packed("203.0.113.2"), 80)
+    assert found.steps[-1] == "rule 'allow www.example:80': it is allowed"
+    found = policy.explain_outbound(TCP, source, 1, packed("198.51.100.1"), 80)
+    assert found.steps[-1] == "rule 'allow 198.51.100.1': it is allowed"
+    policy = judged("allow www.example", net=GuestNet(replace(IP4, is_forwarded=True), None, "eth0"))
+    policy.serve_names({(UDP, 4): DOOR4})
+    found = policy.explain_outbound(UDP, source, 1, packed("192.0.2.4"), 53)
+    assert found.steps[-2:] == ("no rule fits: it is allowed", "the forwarder judges each name by the rules")
+
+
 def test_refusal_is_explained_and_counts_nothing() -> None:
     policy = judged("allow 198.51.100.1")
     source = packed("192.0.2.5")

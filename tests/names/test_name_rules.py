@@ -9,7 +9,7 @@ import pytest
 
 from passt.config.egress_grammar import parse_egress_rule
 from passt.facts.egress import EgressRules
-from passt.names.judge import Judge
+from passt.names.judge import MAX_TOLD, Judge
 from passt.names.name_rules import MAX_ADDRESSES, NameRules, Pin
 from passt.wire.dns.message import DnsView, Rcode, encode_name
 from tests.support.name_server import AAAA, CNAME, TXT, A, query, record, reply
@@ -79,6 +79,28 @@ def test_refused_name_is_answered_at_once_and_asked_of_nobody() -> None:
             assert (view.rcode, view.n_answers) == (Rcode.REFUSED, 0)
     assert told[0] == "refused: the name secret.evil.example: no rule allows it"
     assert judge.judge(DnsView(query("www.example", A))).reply is None
+
+
+def test_refused_name_is_told_once_a_second() -> None:
+    told: list[str] = []
+    now = 0.0
+    judge = Judge((), (), has_ip6=True, rules=NameRules(rules_of("allow www.example")), tell=told.append,
+                  clock=lambda: now)
+
+    def ask(*names: str) -> int:
+        told.clear()
+        for name in names:
+            judge.judge(DnsView(query(name, A)))
+        return len(told)
+
+    assert ask(*["a.example", "A.example", "b.example"] * 3) == 2
+    now = 0.9
+    assert ask("a.example", "c.example") == 1
+    now = 1.1
+    assert ask("a.example", "b.example", "c.example") == 2
+    # What is remembered is bounded, and the oldest goes first.
+    assert ask(*(f"n{number}.example" for number in range(MAX_TOLD))) == MAX_TOLD
+    assert ask("a.example", f"n{MAX_TOLD - 1}.example") == 1
 
 
 @pytest.mark.parametrize("kind", [64, 65])

@@ -175,8 +175,8 @@ def test_refusal_is_told_with_its_rule(lab: Lab, user: bool) -> None:
 
 
 @pytest.mark.parametrize(("option", "message"), [
-    ("--allow=x", "option '--allow': 'x': 'x' is not an IPv4 or IPv6 address, nor one of the words"),
-    ("--deny=10.0.0.1/8", "option '--deny': '10.0.0.1/8': 10.0.0.1/8 has bits behind its length"),
+    ("--allow=x", "option '--allow': 'x' is not an IPv4 or IPv6 address, nor one of the words"),
+    ("--deny=10.0.0.1/8", "option '--deny': 10.0.0.1/8 has bits behind its length"),
     ("--allow-from=host", "option '--allow-from': 'host' is not an IPv4 or IPv6 address"),
 ])
 def test_mistake_is_one_line(lab: Lab, option: str, message: str) -> None:
@@ -184,6 +184,15 @@ def test_mistake_is_one_line(lab: Lab, option: str, message: str) -> None:
     assert result.returncode == 1
     assert result.stderr.decode().startswith(f"pasta: {message}")
     assert result.stderr.count(b"\n") == 1
+
+
+def test_file_that_allows_all_is_warned_of(lab: Lab) -> None:
+    path = lab.directory / "policy.toml"
+    path.write_text('[profile.base]\nrules = ["deny private"]\n')
+    path.chmod(0o644)
+    said = f"option '--policy' {path}: it has no rules, or uses none of its profiles: all is allowed\n"
+    assert said in lab.run(["--policy", str(path)], ["true"], user=False).stderr.decode()
+    assert said not in lab.run(["--policy", str(path), "--deny", "host"], ["true"], user=False).stderr.decode()
 
 
 @pytest.mark.usefixtures("servers")

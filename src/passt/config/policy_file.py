@@ -40,38 +40,38 @@ def parse_policy(content: bytes) -> EgressRules:
         # TOMLDecodeError, and what the parser does not catch itself: numbers and lists within lists too long
         # for Python.
         raise ConfigError(f"not TOML: {error}") from None
-    _check_keys(found, ("default", "use", "rules", "profile"), "")
+    _check_keys(text, found, ("default", "use", "rules", "profile"), "")
     profiles = found.get("profile", {})
     if not isinstance(profiles, dict):
         raise ConfigError("'profile' is no table; write [profile.NAME] and rules below")
     named = {name: _rules_of(text, profile, f"[profile.{name}] ") for name, profile in profiles.items()}
     rules: list[EgressRule] = []
-    for name in _strings(found, "use", ""):
+    for name in _strings(text, found, "use", ""):
         if name not in named:
             raise ConfigError(f"{_find(text, name)}use: there is no [profile.{name}]")
         rules += named[name]
     rules += _rules_of(text, {"rules": found.get("rules", [])}, "")
     if len(rules) > MAX_EGRESS_RULES:
         raise ConfigError(f"{len(rules)} rules; {MAX_EGRESS_RULES} are the limit")
-    return EgressRules(tuple(rules), _default_of(found, rules))
+    return EgressRules(tuple(rules), _default_of(text, found, rules))
 
 
-def _default_of(found: dict[str, Any], rules: list[EgressRule]) -> bool:
+def _default_of(text: str, found: dict[str, Any], rules: list[EgressRule]) -> bool:
     """Tell whether what no rule fits is allowed."""
     if "default" not in found:
         return not any(rule.allows for rule in rules)
     default = found["default"]
     if not isinstance(default, str) or default not in VERBS:
-        raise ConfigError(f'default = {default!r}: give "allow" or "deny"')
+        raise ConfigError(f'{_find_key(text, "default")}default = {default!r}: give "allow" or "deny"')
     return VERBS[default]
 
 
 def _rules_of(text: str, table: object, where: str) -> list[EgressRule]:
     if not isinstance(table, dict):
         raise ConfigError(f"{where}is no table; write rules below it")
-    _check_keys(table, ("rules",), where)
+    _check_keys(text, table, ("rules",), where)
     rules = []
-    for line in _strings(table, "rules", where):
+    for line in _strings(text, table, "rules", where):
         try:
             rules.append(parse_rule_line(line))
         except ConfigError as error:
@@ -79,17 +79,19 @@ def _rules_of(text: str, table: object, where: str) -> list[EgressRule]:
     return rules
 
 
-def _strings(table: dict[str, Any], key: str, where: str) -> list[str]:
+def _strings(text: str, table: dict[str, Any], key: str, where: str) -> list[str]:
     value = table.get(key, [])
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise ConfigError(f'{where}{key} is no list of texts; write {key} = ["...", "..."]')
+        raise ConfigError(f'{_find_key(text, key)}{where}{key} is no list of texts; write'
+                          f' {key} = ["...", "..."]')
     return value
 
 
-def _check_keys(table: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+def _check_keys(text: str, table: dict[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in table:
         if key not in known:
-            raise ConfigError(f"{where}there is no key '{key}'; give {', '.join(known)}")
+            raise ConfigError(f"{_find_key(text, key)}{where}there is no key '{key}'; give"
+                              f" {', '.join(known)}")
 
 
 def _find(text: str, part: str) -> str:
@@ -98,3 +100,13 @@ def _find(text: str, part: str) -> str:
         if f'"{part}"' in line or f"'{part}'" in line:
             return f"line {number}: "
     return ""
+
+
+def _find_key(text: str, key: str) -> str:
+    """Name the line that begins with *key*, if there is one only."""
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        start = line.lstrip(" \t[\"'")
+        if start.startswith(key) and start[len(key):len(key) + 1] in {"", " ", "\t", "=", ".", "]", '"', "'"}:
+            found.append(number)
+    return f"line {found[0]}: " if len(found) == 1 else ""

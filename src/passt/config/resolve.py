@@ -68,7 +68,7 @@ def resolve(settings: Settings, facts: HostFacts) -> GuestNet:
         why = ("there is no server of the host in whose place it could be"
                if may_choose_forwarder(settings.names) else "--dns says whom the guest asks")
         raise ConfigError("rules of egress by name need --dns-forward, as only what that answers is known,"
-                          f" and {why}; add it")
+                          f" and {why}: add --dns-forward ADDR")
     return GuestNet(
         ip4=ip4,
         ip6=ip6,

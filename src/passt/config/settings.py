@@ -95,8 +95,6 @@ VALUES: dict[str, Callable[[str], Changes]] = {
                                                                parsers.MAX_LOG_SIZE)},
     "pcap": lambda text: {"pcap": parsers.parse_path(text)},
     "control": lambda text: {"control_path": parsers.parse_socket_path(text)},
-    "policy": lambda text: {"policy_file": parsers.parse_path(text)},
-    "learn": lambda text: {"learn_file": parsers.parse_path(text)},
     "stats": lambda text: {"stats_s": parsers.parse_number(text, 1, parsers.MAX_STATS_S)},
     "conf-path": lambda text: {"conf_path": parsers.parse_socket_path(text)},
     "ports-file": lambda text: {"ports_file": parsers.parse_path(text)},
@@ -188,7 +186,17 @@ def _allow_from(text: str, before: Changes) -> Changes:
     return {"allow_from": networks}
 
 
-# Options whose uses add up: argument and the fields so far -> the fields that they set.
+def _one_file(field: str) -> Callable[[str, Changes], Changes]:
+    """Return what sets *field* to a path, once: who gives two files means both."""
+    def put(text: str, before: Changes) -> Changes:
+        if before.get(field) not in {None, text}:
+            raise ConfigError(f"'{text}' is a second file, after '{before[field]}'; give one")
+        return {field: parsers.parse_path(text)}
+
+    return put
+
+
+# Options whose uses add up, or may not: argument and the fields so far -> the fields that they set.
 LISTS: dict[str, Callable[[str, Changes], Changes]] = {
     "dns": _dns,
     "dns-route": _named("dns_routes", parsers.MAX_DNS_ROUTES, parsers.parse_dns_route),
@@ -197,6 +205,8 @@ LISTS: dict[str, Callable[[str, Changes], Changes]] = {
     "allow": _egress("allowed", allows=True),
     "deny": _egress("denied", allows=False),
     "allow-from": _allow_from,
+    "policy": _one_file("policy_file"),
+    "learn": _one_file("learn_file"),
 }
 
 

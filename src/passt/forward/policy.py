@@ -228,6 +228,9 @@ class Policy:
         is_allowed, place = egress.decide(proto, port, address, asked)
         if note is not None:
             note(f"{egress.describe(place)}: it is {'allowed' if is_allowed else 'denied'}")
+            if egress.has_names and place == len(egress.rules.rules):
+                note("the forwarder judges each name by the rules" if row == _FORWARDER else
+                     "rules by name are about the addresses with which the forwarder has answered")
         return None if is_allowed else place
 
     def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,

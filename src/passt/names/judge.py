@@ -7,6 +7,8 @@ wants to rule what names the guest may ask for, or what answers it may see, does
 
 from __future__ import annotations
 
+from time import monotonic
+
 from passt.light.values import NamedTuple
 from passt.wire.dns.message import (
     CLASS_IN,
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from passt.names.name_learner import NameLearner
     from passt.names.name_rules import NameRules, Pin
 
+MAX_TOLD = 256                     # refused names that are remembered, not to be told again at once
+TELL_INTERVAL_S = 1.0
 TTL_S = 60                         # of names of --dns-hosts: they stay as long as we run
 
 
@@ -41,16 +45,20 @@ class Ruling(NamedTuple):
 class Judge:
     """Knows *hosts*, of --dns-hosts, and *routes*, of --dns-route; *has_ip6* says what the guest has.
 
-    *rules* say which names it may ask for; None: all. *tell* gets a line for each that is refused, and the
-    guest the code *refusal*.
+    *rules* say which names it may ask for; None: all. *tell* gets a line for each that is refused, once
+    a second: a resolver asks for both families, and all servers that it knows. The guest gets the code
+    *refusal*.
     """
 
     def __init__(self, hosts: Iterable[tuple[str, IPAddress]], routes: Iterable[tuple[str, IPAddress]],
                  *, has_ip6: bool, rules: NameRules | NameLearner | None = None,
-                 tell: Callable[[str], None] | None = None, refusal: int = Rcode.REFUSED) -> None:
+                 tell: Callable[[str], None] | None = None, refusal: int = Rcode.REFUSED,
+                 clock: Callable[[], float] = monotonic) -> None:
         self._has_ip6 = has_ip6
         self._tell = tell
         self._refusal = refusal
+        self._clock = clock
+        self._told: dict[bytes, float] = {}                    # the oldest first
         self._rules = rules
         self._hosts: dict[bytes, list[bytes]] = {}
         for name, address in hosts:
@@ -88,10 +96,23 @@ class Judge:
         if self._rules is None:
             return None
         if not self._rules.may_ask(query.name):
-            if self._tell is not None:
-                self._tell(f"refused: the name {show_name(query.name)}: no rule allows it")
+            self._tell_refused(query.name)
             return self._refusal
         return Rcode.NOERROR if self._rules.is_empty(query) else None
+
+    def _tell_refused(self, name: bytes) -> None:
+        """Tell that *name* is refused, but not again within the second."""
+        if self._tell is None:
+            return
+        now = self._clock()
+        last = self._told.get(name)
+        if last is not None and now - last < TELL_INTERVAL_S:
+            return
+        self._told.pop(name, None)
+        if len(self._told) >= MAX_TOLD:
+            del self._told[next(iter(self._told))]
+        self._told[name] = now
+        self._tell(f"refused: the name {show_name(name)}: no rule allows it")
 
     def admit(self, query: DnsView, _answer: DnsView) -> bool:
         """Tell whether *_answer* to *query* may be passed on: rules may have come since it was asked."""

@@ -247,6 +247,9 @@ def prepare_egress(settings: Settings) -> Settings:
         raise ConfigError(f"option '--policy' {path}: {error.strerror}") from None
     except ConfigError as error:
         raise ConfigError(f"option '--policy' {path}: {error}") from None
+    if not rules.rules and rules.allows_rest and not (settings.egress.denied or settings.egress.allowed):
+        log.warning(f"option '--policy' {path}: it has no rules, or uses none of its profiles: all is"
+                    " allowed")
     egress = replace(settings.egress, from_file=rules)
     check_names(settings.names, egress)
     return replace(settings, egress=egress)
