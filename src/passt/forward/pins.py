@@ -21,7 +21,7 @@ GRACE_S = 30
 MAX_TTL_S = 24 * 3600              # RFC 8767 4
 MAX_OF_RULE = 256
 MAX_PINS = 65_536                  # of all rules: some 20 MB
-MAX_RULES_OF_ADDRESS = 32          # which a look-up has to go through
+MAX_RULES_OF_ADDRESS = 256         # which a look-up goes through; names of one content network share some
 
 
 class Pins:
