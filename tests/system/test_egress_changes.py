@@ -178,3 +178,24 @@ def test_hangup_has_the_file_of_a_machine_read_again(lab: Lab, user: bool, scrat
         file.write_text('rules = ["allow 192.0.2.2"]')
         running.send(signal.SIGHUP)
         wait_until(lambda: shows("allow 192.0.2.2 "), "the new rule is there")
+
+
+@pytest.mark.parametrize("options", [(), ("--learn", "learned.toml")])
+def test_run_without_rules_has_none_to_change_and_lives_on(lab: Lab, user: bool, scratch: Path,
+                                                           options: tuple[str, ...]) -> None:
+    scratch.chmod(0o755)
+    path, program = str(scratch / "control"), str(Path(lab.pasta).with_name("passtctl"))
+    given = [str(scratch / each) if each.endswith(".toml") else each for each in options]
+    running = lab.start(["--config-net", *NONE, "--control", path, *given],
+                        ["/usr/bin/python3", "-c", "print('ready', flush=True); print(input(), flush=True)"],
+                        user=user, stdin=subprocess.PIPE)
+    output = running.popen.stdout
+    assert output is not None
+    assert is_readable(output.fileno(), 120)
+    assert output.readline() == b"ready\n"
+    done = lab.host.run([program, "-s", path, "policy", "set", "/dev/null"], user=user, check=False,
+                        timeout=120)
+    assert done.returncode == 1
+    assert b"was started without rules of egress, and has none to change" in done.stderr
+    assert running.popen.communicate(b"still here\n", timeout=120)[0] == b"still here\n"
+    assert running.popen.returncode == 0

@@ -236,11 +236,12 @@ class Api:
 
     def replace_policy(self, request: Request, client: Client) -> Response:
         """Judge new flows by other rules, and end those that they refuse if that is asked for."""
-        from passt.config.policy_file import parse_policy
-
         if self.live_egress is None:
             raise RefusalError(409, "the program was started without rules of egress, and has none to change;"
                                " start it with --deny, --allow or --policy")
+        # Loaded by `Control.govern`: without rules it is not, and no file can be read any more.
+        from passt.config.policy_file import parse_policy
+
         asked = parse_json(request.body, {"toml": (str,), "kill": (bool,), "with_options": (bool,)},
                            needed=("toml",))
         try:

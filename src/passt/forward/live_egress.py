@@ -72,7 +72,9 @@ class LiveEgress:
                               " fewer names")
         self.egress.replace(rules)
         self._renew()
-        self._tell(f"{len(rules.rules)} rules of egress are in use now")
+        n_rules = len(rules.rules)
+        self._tell(f"{n_rules} rule{'s' if n_rules != 1 else ''} of egress in use now, all else is"
+                   f" {'allowed' if rules.allows_rest else 'denied'}")
         self._n_changes += 1
         if kill:
             self._end_refused(0, 0, self._n_changes)
