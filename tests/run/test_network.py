@@ -1,4 +1,4 @@
-"""What the parts of a run agree on: which signals end it or have rules read, and what is said of answers."""
+"""What the parts of a run agree on: which signals end it, and which have rules read again."""
 
 from __future__ import annotations
 
@@ -7,15 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from passt import log
-from passt.config.egress_grammar import parse_rule_line
-from passt.facts.egress import EgressRules
-from passt.forward import pins
-from passt.forward.egress import Egress
-from passt.forward.pins import Pins
 from passt.process import signals
 from passt.process.signals import ReceivedSignal
-from passt.run.network import pin_of, watch_signals
+from passt.run.network import watch_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,17 +56,3 @@ def test_hangup_of_a_terminal_ends_who_heeds_it_and_that_of_a_user_reads_rules(
     monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_IGN if is_ignored else signal.SIG_DFL)
     watch_signals(script, script, in_background=in_background)
     assert script.told == told
-
-
-def test_answer_that_opens_nothing_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(log, "limited", lambda _level, _key, text: told.append(text))
-    monkeypatch.setattr(pins, "MAX_PINS", 1)
-    rules = EgressRules((parse_rule_line("allow www.example"),), allows_rest=False)
-    pin = pin_of(Egress(rules, pins=Pins(lambda: 0.0)))
-    found = [pin(0, bytes(address), 60) for address in ((10, 0, 0, 1), (192, 0, 2, 1), (192, 0, 2, 2))]
-    assert found == [False, True, False]
-    said = "refused: an answer with {} for a name of rule 'allow www.example': {}"
-    assert told == [
-        said.format("10.0.0.1", "no name leads to this host, its networks or private ones"),
-        said.format("192.0.2.2", "too many addresses of names are kept")]

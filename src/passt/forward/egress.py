@@ -24,7 +24,7 @@ from bisect import bisect_right
 from heapq import heappop, heappush
 from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 
-from passt.facts.address import IP4_LEN, IP6_LEN, IP6_LOOPBACK, format_ip
+from passt.facts.address import IP4_LEN, IP6_LEN, IP6_LOOPBACK
 from passt.facts.doh_servers import DOH_ADDRESSES, DOH_NAMES, DOH_PORT
 from passt.facts.egress import DNS, HOST, ICMP, TCP, UDP, WORDS, EgressRule
 from passt.light.values import NamedTuple, replace
@@ -271,12 +271,6 @@ class Egress:
         if self.is_inner(address) and not self._pins.is_own(rules[place], address):
             return self._known is not None and self._known.find(IPPROTO_TCP, 1, address) == 0
         return self._pins.add(place, address, ttl_s)
-
-    def why_unpinned(self, place: int, address: bytes) -> str:
-        """Say why `pin` has refused *address* for the rule at *place*."""
-        why = ("no name leads to this host, its networks or private ones" if self.is_inner(address)
-               else "too many addresses of names are kept")
-        return f"refused: an answer with {format_ip(address)} for a name of {self.describe(place)}: {why}"
 
     def is_inner(self, address: bytes) -> bool:
         """Tell whether *address* is of a network to which no name of somebody else may lead."""

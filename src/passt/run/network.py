@@ -280,17 +280,6 @@ def build_egress(asked: EgressSettings, guest: GuestNet, own_names: Iterable[tup
     return Egress(asked.rules, addresses, _resolvers_of(guest), teller.note, pins, _networks_of(guest))
 
 
-def pin_of(egress: Egress) -> Callable[[int, bytes, int], bool]:
-    """Return `Egress.pin`, which says what it refuses: the guest sees no more of it than REFUSED."""
-    def pin(place: int, address: bytes, ttl_s: int) -> bool:
-        if egress.pin(place, address, ttl_s):
-            return True
-        log.limited(log.INFO, "egress pins", egress.why_unpinned(place, address))
-        return False
-
-    return pin
-
-
 def open_learned(asked: EgressSettings, background: Background) -> LearnedFile | None:
     """Open the file of --learn, if it is asked for. Call with the caller's rights. Raises ConfigError."""
     if asked.learn_file is None:
@@ -553,7 +542,7 @@ class Network:
             policy_reader.start(self.engine, self._take_policy)
         egress, learning = self._policy.egress, self._policy.learning
         if self._names is not None:
-            self._names.start(self.engine, self._leave_names, pin_of(egress) if egress is not None else None,
+            self._names.start(self.engine, self._leave_names, egress.pin if egress is not None else None,
                               learning.note_name if learning is not None else None)
         run_loop(self.engine, diagnostics, self._dispatcher.counters)
         if self._learned is not None and learning is not None:
