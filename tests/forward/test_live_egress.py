@@ -79,6 +79,9 @@ def test_new_rules_hold_for_new_flows_and_the_data_plane_asks_again() -> None:
     assert bench.names == [bench.egress.rules]
     assert bench.n_renewed == 1
     assert bench.source.closed == []
+    bench.replace("deny 192.0.2.1")
+    assert bench.told == ["2 rules of egress in use now, all else is denied",
+                          "1 rule of egress in use now, all else is allowed"]
 
 
 @pytest.mark.parametrize("takes", [True, False])

@@ -223,3 +223,28 @@ def test_address_of_too_many_rules_takes_no_place_from_its_rule(monkeypatch: pyt
     assert pins.add(1, nth(1), 0)
     assert not pins.add(1, nth(0), 0)
     assert list(pins.find(nth(1))) == [1]
+
+
+def test_answer_that_leads_inside_is_told_with_its_rule() -> None:
+    told: list[tuple[bytes, str]] = []
+    rules = tuple(parse_egress_rule(text, allows=True) for text in ("*.example", "192.168.7.8:80"))
+    egress = Egress(EgressRules(rules, False), pins=Pins(lambda: 0.0),
+                    tell_answer=lambda address, why: told.append((address, why)))
+    assert egress.pin(0, packed("192.168.7.8"), 300)
+    assert egress.pin(0, packed("198.51.100.1"), 300)
+    assert told == []
+    assert not egress.pin(0, packed("192.168.7.9"), 300)
+    why = ("rule 'allow *.example' is about a name, which may not lead to the host or an inner network; allow"
+           " the address itself, too")
+    assert told == [(packed("192.168.7.9"), why)]
+
+
+def test_answer_with_more_than_is_kept_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PINS", 1)
+    told: list[tuple[bytes, str]] = []
+    rules = (parse_egress_rule("www.example", allows=True),)
+    egress = Egress(EgressRules(rules, False), pins=Pins(lambda: 0.0),
+                    tell_answer=lambda address, why: told.append((address, why)))
+    assert egress.pin(0, nth(0), 300)
+    assert not egress.pin(0, nth(1), 300)
+    assert told == [(nth(1), "rule 'allow www.example': too many addresses of names are kept")]

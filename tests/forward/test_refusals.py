@@ -59,3 +59,14 @@ def test_memory_of_targets_is_bounded_and_forgets_the_oldest() -> None:
     assert bench.lines == []
     bench.refuse(port=1)
     assert len(bench.lines) == 1
+
+
+def test_answer_is_told_once_a_second_for_its_address() -> None:
+    bench = Bench()
+    bench.refuse()
+    for _ in range(2):
+        bench.teller.note_answer(WHERE, "it may not be")
+    assert bench.lines[1:] == ["refused: an answer with 192.0.2.1: it may not be"]
+    bench.now += INTERVAL_S
+    bench.teller.note_answer(WHERE, "it may not be")
+    assert len(bench.lines) == 3

@@ -162,13 +162,16 @@ class Egress:
     *networks* are those that it is in, pairs of an address and a prefix length. *pins* keep what names have.
 
     `refused` counts flows that were refused, by place of the rule; that behind the last one is the default's;
-    `last` is the last of them. *tell* gets each.
+    `last` is the last of them. *tell* gets each, and *tell_answer* the address of an answer that may not be,
+    and why.
     """
 
     def __init__(self, rules: EgressRules, host: Collection[bytes] = (), resolvers: Collection[bytes] = (),
                  tell: Callable[[Refused], None] | None = None, pins: Pins | None = None,
-                 networks: Collection[tuple[bytes, int]] = ()) -> None:
+                 networks: Collection[tuple[bytes, int]] = (),
+                 tell_answer: Callable[[bytes, str], None] | None = None) -> None:
         self._networks = networks
+        self._tell_answer = tell_answer
         self._tell = tell
         self._pins = pins
         self._host = host
@@ -269,8 +272,17 @@ class Egress:
                 or not rules[place].allows or len(address) not in {IP4_LEN, IP6_LEN}):
             return False
         if self.is_inner(address) and not self._pins.is_own(rules[place], address):
-            return self._known is not None and self._known.find(IPPROTO_TCP, 1, address) == 0
-        return self._pins.add(place, address, ttl_s)
+            if self._known is not None and self._known.find(IPPROTO_TCP, 1, address) == 0:
+                return True
+            why = (" is about a name, which may not lead to the host or an inner network; allow the address"
+                   " itself, too")
+        elif self._pins.add(place, address, ttl_s):
+            return True
+        else:
+            why = ": too many addresses of names are kept"
+        if self._tell_answer is not None:
+            self._tell_answer(address, self.describe(place) + why)
+        return False
 
     def is_inner(self, address: bytes) -> bool:
         """Tell whether *address* is of a network to which no name of somebody else may lead."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_TARGETS = 256
 INTERVAL_S = 1.0
+_ANSWER = -1                       # no protocol
 _NAMES = {IPPROTO_TCP: "TCP", IPPROTO_UDP: "UDP"}
 
 
@@ -32,14 +33,24 @@ class RefusalTeller:
     def note(self, refused: Refused) -> None:
         """Take it that a flow was refused."""
         has_ports = refused.proto in _NAMES
-        target = (refused.proto, refused.address, refused.port if has_ports else 0)
+        if not self._is_due((refused.proto, refused.address, refused.port if has_ports else 0)):
+            return
+        where = format_endpoint(refused.address, refused.port) if has_ports else format_ip(refused.address)
+        self._tell(f"refused: {_NAMES.get(refused.proto, 'ping')} to {where}: {refused.why}")
+
+    def note_answer(self, address: bytes, why: str) -> None:
+        """Take it that the answer to a query was refused since it had *address*."""
+        if self._is_due((_ANSWER, address, 0)):
+            self._tell(f"refused: an answer with {format_ip(address)}: {why}")
+
+    def _is_due(self, target: tuple[int, bytes, int]) -> bool:
+        """Tell whether *target* was not told of within the second, and remember that it is now."""
         now = self._clock()
         last = self._told.get(target)
         if last is not None and now - last < INTERVAL_S:
-            return
+            return False
         self._told.pop(target, None)
         if len(self._told) >= MAX_TARGETS:
             del self._told[next(iter(self._told))]
         self._told[target] = now
-        where = format_endpoint(refused.address, refused.port) if has_ports else format_ip(refused.address)
-        self._tell(f"refused: {_NAMES.get(refused.proto, 'ping')} to {where}: {refused.why}")
+        return True

@@ -277,7 +277,8 @@ def build_egress(asked: EgressSettings, guest: GuestNet, own_names: Iterable[tup
         from passt.forward.pins import Pins
 
         pins = Pins(monotonic, ((name, address.packed) for name, address in own_names))
-    return Egress(asked.rules, addresses, _resolvers_of(guest), teller.note, pins, _networks_of(guest))
+    return Egress(asked.rules, addresses, _resolvers_of(guest), teller.note, pins, _networks_of(guest),
+                  teller.note_answer)
 
 
 def open_learned(asked: EgressSettings, background: Background) -> LearnedFile | None:
