@@ -61,7 +61,7 @@ def test_default(content: str, allows_rest: bool) -> None:
     ('rules = [\n"allow 192.0.2.5/24"\n]', "line 2: 192.0.2.5/24 has bits"),
     ("use = ['a']", "line 1: use: there is no [profile.a]"),
     ("default = " + "1" * 5000, "not TOML: "),
-    ("rules = " + "[" * 100_000, "not TOML: "),
+    ("rules = " + "[" * 2000, "not TOML: "),
     ("profile = 3", "'profile' is no table"),
     ("profile.a = 3", "[profile.a] is no table"),
     ("[profile.a]\ndeny = []", "line 2: [profile.a] there is no key 'deny'"),
