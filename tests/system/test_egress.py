@@ -210,7 +210,7 @@ def test_rules_of_a_file_come_after_those_of_the_command_line(lab: Lab, user: bo
 
 @pytest.mark.parametrize(("content", "message"), [
     (None, "No such file or directory"),
-    ("rules = [\n'allow x'\n]", "line 2: 'x': 'x' is not an IPv4 or IPv6 address"),
+    ("rules = [\n'allow x'\n]", "line 2: 'x' is not an IPv4 or IPv6 address"),
     ("rules", "not TOML: "),
 ])
 def test_file_with_a_mistake_starts_nothing(lab: Lab, user: bool, content: str | None, message: str) -> None:
