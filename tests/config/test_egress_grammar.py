@@ -77,6 +77,8 @@ def test_word_stands_for_networks(word: str) -> None:
     ("x", "the name is written 'x.'"),
     ("*", "nor one of the words private"),
     ("a..b", "is not a domain name"),
+    ("192.0.2.1.", "is not a domain name"),
+    ("2130706433.", "is not a domain name"),
     (".example", "is not a domain name"),
     ("a.*.example", "is not a domain name"),
     ("a b.example", "is not a domain name"),

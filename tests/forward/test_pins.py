@@ -33,7 +33,7 @@ class Bench:
                       for text in texts)
         if allows_rest is None:
             allows_rest = not any(rule.allows for rule in rules)
-        self.pins = Pins(lambda: self.now, [packed(text) for text in own])
+        self.pins = Pins(lambda: self.now, [("Own.Example", packed(text)) for text in own])
         self.egress = Egress(EgressRules(rules, allows_rest), frozenset({packed("203.0.113.9")}),
                              (packed("192.168.1.1"),), pins=self.pins,
                              networks=[(packed("203.0.113.9"), 28), (packed("2001:db8:9::9"), 64)])
@@ -151,10 +151,17 @@ def test_name_may_have_an_address_there_that_a_rule_allows_but_opens_no_port_of_
 
 
 def test_user_may_name_an_address_there() -> None:
-    bench = Bench("allow www.example", own=("192.168.7.7",))
-    assert bench.egress.pin(0, packed("192.168.7.7"), 60)
-    assert bench.may("192.168.7.7")
+    bench = Bench("allow own.example:443", "allow evil.example:22", "allow *.example:80",
+                  "allow *.own.example:22", own=("192.168.7.7",))
+    for place in (0, 2):
+        assert bench.egress.pin(place, packed("192.168.7.7"), 60)
+    assert bench.may("192.168.7.7", 443)
+    assert bench.may("192.168.7.7", 80)
     assert not bench.egress.pin(0, packed("192.168.7.8"), 60)
+    # Who serves another name has not been asked by the user.
+    for place in (1, 3):
+        assert not bench.egress.pin(place, packed("192.168.7.7"), 60)
+    assert not bench.may("192.168.7.7", 22)
 
 
 @pytest.mark.parametrize(("place", "address"), [

@@ -67,7 +67,7 @@ def _parse_name(text: str, what: str) -> str:
         raise ConfigError(f"'{text}': '{what}' is not an IPv4 or IPv6 address, nor one of the words"
                           f" {', '.join(WORDS)}; the name is written '{what}.'")
     name = normalise_name(what.removeprefix("*."))
-    if name is None or not set(name.lower()) <= _NAME_LETTERS:
+    if name is None or not set(name.lower()) <= _NAME_LETTERS or name.rpartition(".")[2].isdigit():
         raise ConfigError(f"'{text}': '{what}' is not a domain name; give labels of letters, digits and"
                           " hyphens joined by dots, with '*.' in front for all names below")
     return name.lower()

@@ -268,7 +268,7 @@ def build_egress(asked: EgressSettings, guest: GuestNet, own_names: Iterable[tup
     if guest.names is not None:    # rules by name may come later
         from passt.forward.pins import Pins
 
-        pins = Pins(monotonic, {address.packed for _, address in own_names})
+        pins = Pins(monotonic, [(name, address.packed) for name, address in own_names])
     return Egress(asked.rules, addresses, _resolvers_of(guest), teller.note, pins, _networks_of(guest))
 
 
