@@ -110,6 +110,7 @@ def test_word_stands_for_networks(word: str) -> None:
     ("b\u00fccher.example", "where they begin with xn--"),
     ("*x.example", "all names below: *.x.example"),
     ("a..b", "is not a domain name"),
+    ("2130706433.", "is not an IPv4 or IPv6 address"),
     (".example", "is not a domain name"),
     ("a.*.example", "is not a domain name"),
     ("a_%.example", "is not a domain name"),

@@ -175,3 +175,33 @@ def test_newer_change_takes_over_from_an_older_one() -> None:
     bench.replace("allow 198.51.100.1", kill=True)
     bench.replace("allow 0.0.0.0/0", kill=True)
     assert len(bench.ended()) == RECORDS_AT_ONCE
+
+
+def test_rule_that_stood_twice_has_all_pins_of_both() -> None:
+    bench = Bench("allow a.example")
+    bench.egress.pin(0, packed("198.51.100.1"), 0)
+    bench.replace("allow a.example", "allow a.example")
+    bench.egress.pin(1, packed("198.51.100.2"), 0)
+    bench.replace("allow a.example")
+    assert bench.may("198.51.100.1")
+    assert bench.may("198.51.100.2")
+    bench.now += 1000
+    for address in ("198.51.100.1", "198.51.100.2"):
+        assert bench.egress.pin(0, packed(address), 0)
+        assert bench.may(address)
+
+
+def test_name_that_a_rule_denies_sooner_now_keeps_no_address() -> None:
+    bench = Bench("allow *.example", "deny a.example", "allow b.other")
+    bench.egress.pin(0, packed("198.51.100.1"), 3600)
+    bench.egress.pin(2, packed("198.51.100.2"), 3600)
+    bench.replace("deny a.example", "allow *.example", "allow b.other")
+    assert not bench.may("198.51.100.1")
+    assert bench.may("198.51.100.2")
+
+
+def test_rule_that_denies_a_name_behind_another_takes_nothing_from_that() -> None:
+    bench = Bench("allow *.example")
+    bench.egress.pin(0, packed("198.51.100.1"), 3600)
+    bench.replace("allow *.example", "deny a.example")
+    assert bench.may("198.51.100.1")

@@ -152,10 +152,17 @@ def test_name_may_have_an_address_there_that_a_rule_allows_but_opens_no_port_of_
 
 
 def test_user_may_name_an_address_there() -> None:
-    bench = Bench("allow www.example", own=(("www.example", "192.168.7.7"),))
-    assert bench.egress.pin(0, packed("192.168.7.7"), 60)
-    assert bench.may("192.168.7.7")
+    bench = Bench("allow own.example:443", "allow evil.example:22", "allow *.example:80",
+                  "allow *.own.example:22", own=(("Own.Example", "192.168.7.7"),))
+    for place in (0, 2):
+        assert bench.egress.pin(place, packed("192.168.7.7"), 60)
+    assert bench.may("192.168.7.7", 443)
+    assert bench.may("192.168.7.7", 80)
     assert not bench.egress.pin(0, packed("192.168.7.8"), 60)
+    # Who serves another name has not been asked by the user.
+    for place in (1, 3):
+        assert not bench.egress.pin(place, packed("192.168.7.7"), 60)
+    assert not bench.may("192.168.7.7", 22)
 
 
 def test_address_that_the_user_has_named_is_open_to_no_other_name() -> None:

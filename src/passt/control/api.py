@@ -245,7 +245,7 @@ class Api:
         asked = parse_json(request.body, {"toml": (str,), "kill": (bool,), "with_options": (bool,)},
                            needed=("toml",))
         try:
-            rules = parse_policy(asked["toml"].encode())
+            rules = parse_policy(asked["toml"].encode(errors="surrogatepass"))    # which are no UTF-8
         except ConfigError as error:
             raise RefusalError(400, f"nothing was changed: {error}") from None
         try:

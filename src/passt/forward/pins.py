@@ -14,8 +14,6 @@ TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from passt.facts.egress import EgressRule
-
 FLOOR_S = 300
 GRACE_S = 30
 MAX_TTL_S = 24 * 3600              # RFC 8767 4
@@ -29,7 +27,9 @@ class Pins:
 
     def __init__(self, clock: Callable[[], float], own: Iterable[tuple[str, bytes]] = ()) -> None:
         self._clock = clock
-        self._own = frozenset(own)
+        self._own: dict[bytes, list[str]] = {}
+        for name, address in own:
+            self._own.setdefault(address, []).append(name.lower())
         self._sweep_at = 0.0
         self._ends: dict[bytes, dict[int, float]] = {}
         self._of_rule: dict[int, OrderedDict[bytes, None]] = {}
@@ -38,11 +38,9 @@ class Pins:
     def __len__(self) -> int:
         return self._n
 
-    def is_own(self, rule: EgressRule, address: bytes) -> bool:
-        """Tell whether the user himself has given *address* to a name that *rule* is about."""
-        end = f".{rule.name}"
-        return any(its == address and (name.endswith(end) if rule.is_suffix else name == rule.name)
-                   for name, its in self._own)
+    def own_names(self, address: bytes) -> list[str]:
+        """Return the names that the user has given to *address* himself."""
+        return self._own.get(address, [])
 
     def add(self, place: int, address: bytes, ttl_s: int) -> bool:
         """Pin *address* for the rule at *place*; False if there are too many."""
@@ -77,11 +75,21 @@ class Pins:
                     yield place
 
     def move(self, places: Mapping[int, int]) -> None:
-        """Take it that rules have other places now; pins of those that are not in *places* are gone."""
-        self._of_rule = {places[place]: found for place, found in self._of_rule.items() if place in places}
-        kept = {address: {places[place]: end for place, end in ends.items() if place in places}
-                for address, ends in self._ends.items()}
-        self._ends = {address: ends for address, ends in kept.items() if ends}
+        """Take it that rules have other places now; pins of those that are not in *places* are gone.
+
+        Several rules may have one place now, as a rule that stood there twice has.
+        """
+        before, self._of_rule = self._of_rule, {}
+        for place, found in before.items():
+            if place in places:
+                self._of_rule.setdefault(places[place], OrderedDict()).update(found)
+        kept: dict[bytes, dict[int, float]] = {}
+        for address, ends in self._ends.items():
+            for place, end in ends.items():
+                if place in places:
+                    moved = kept.setdefault(address, {})
+                    moved[places[place]] = max(end, moved.get(places[place], end))
+        self._ends = kept
         self._n = sum(map(len, self._ends.values()))
 
     def _sweep(self) -> None:
