@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from errno import ENOSPC
 from socket import IPPROTO_TCP
 from typing import TYPE_CHECKING
 
@@ -68,3 +70,33 @@ def test_file_that_cannot_be_written_is_a_warning(capfd: pytest.CaptureFixture[s
     """The run itself was good."""
     LearnedFile("/dev/full", print).write(learn())
     assert "option '--learn' /dev/full: cannot write the file: No space" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("length", [0, 10, 30, 120, 250, 280])
+def test_disk_that_is_full_leaves_nothing_that_allows_all(
+        tmp_path: Path, length: int, monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "learned.toml"
+    file = LearnedFile(str(path), print)
+    room = [length]
+    real, number = os.write, path.stat().st_ino
+
+    def write(fd: int, data: bytes) -> int:
+        if os.fstat(fd).st_ino != number:
+            return real(fd, data)
+        if not room[0]:
+            raise OSError(ENOSPC, "No space left on device")
+        n_written = os.pwrite(fd, data[:room[0]], 0)
+        room[0] = 0
+        return n_written
+
+    with monkeypatch.context() as patch:
+        patch.setattr("passt.config.learned_file.os.write", write)
+        file.write(learn())
+    assert "do not use it" in capfd.readouterr().err
+    try:
+        rules = parse_policy(path.read_bytes())
+    except ConfigError:
+        return
+    assert not rules.allows_rest
+    assert not rules.rules

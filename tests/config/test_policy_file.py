@@ -30,14 +30,14 @@ def test_rules_stand_in_the_order_of_the_file_behind_those_of_profiles() -> None
 
 
 @pytest.mark.parametrize(("content", "allows_rest"), [
-    ("", True),
+    ("default = 'allow'", True),
     ("rules = ['deny host']", True),
     ("rules = ['deny host', 'allow dns']", False),
     ("default = 'deny'", False),
     ("default = 'deny'\nrules = ['deny host']", False),
     ("default = 'allow'\nrules = ['allow host']", True),
     # Only rules that are used count.
-    ("[profile.a]\nrules = ['allow host']", True),
+    ("rules = ['deny host']\n[profile.a]\nrules = ['allow host']", True),
     ("use = ['a']\n[profile.a]\nrules = ['allow host']", False),
 ])
 def test_default(content: str, allows_rest: bool) -> None:
@@ -60,6 +60,7 @@ def test_default(content: str, allows_rest: bool) -> None:
     ('rules = [\n"allow"\n]', "line 2: '' names no destination"),
     ('rules = [\n"allow 192.0.2.5/24"\n]', "line 2: 192.0.2.5/24 has bits"),
     ("use = ['a']", "line 1: use: there is no [profile.a]"),
+    ("default = " + "1" * 5000, "not TOML: "),
     ("profile = 3", "'profile' is no table"),
     ("profile.a = 3", "[profile.a] is no table"),
     ("[profile.a]\ndeny = []", "line 2: [profile.a] there is no key 'deny'"),
@@ -79,3 +80,34 @@ def test_file_that_is_no_text_is_refused(content: bytes, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_policy(content)
     assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("content", ["", "# rules = ['deny host']\n", "rules = []",
+                                     "use = ['a']\n[profile.a]", "[profile.a]\nrules = ['allow host']"])
+def test_file_that_says_nothing_does_not_allow_all(content: str) -> None:
+    """Somebody is just writing it, or the disk was full."""
+    with pytest.raises(ConfigError, match=r"^neither a rule nor a default; to allow all"):
+        parse_policy(content.encode())
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    ("x = " + "[" * 100_000, "more than 16 brackets"),
+    ("x = " + "{a=" * 100_000, "more than 16 brackets"),
+    (".".join(["a"] * 60_000) + " = 1", "a key with more than 8 dots"),
+    ("[" + ".".join(["'a'"] * 60_000) + "]", "a key with more than 8 dots"),
+    ('x = ["""a"""", {' + " . ".join(["a"] * 60_000) + ' = 1}, "b"]', "a key with more than 8 dots"),
+    ("x = ['''a''''', {" + ".".join(["a"] * 60_000) + " = 1}]", "a key with more than 8 dots"),
+    ("default = " + "1" * 5000, "not TOML: "),
+    ('"' * 3 + "\\" + '"' * 100_000, "not TOML: "),
+])
+def test_content_that_is_meant_to_hurt_the_parser_is_a_mistake(content: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        parse_policy(content.encode())
+
+
+def test_texts_and_comments_may_have_dots_and_brackets() -> None:
+    name = ".".join("abcdefghijkl")
+    content = f"""# {name} [[[[[[[[[[[[[[[[[[[[
+        rules = ["allow {name}", 'allow {name}.x', '''allow [2001:db8::1]:22''']
+    """
+    assert texts(content) == [f"allow {name}", f"allow {name}.x", "allow [2001:db8::1]:22"]

@@ -397,7 +397,8 @@ def test_rules_by_name_have_a_forwarder_where_the_guest_asks(servers: str, argum
                                                     ("9.9.9.9", "-D none"), ("", "--no-map-gw")])
 def test_rules_by_name_without_a_place_for_the_forwarder_are_refused(servers: str, arguments: str) -> None:
     facts = replace(BOTH, resolvers=ResolverFacts(tuple(map(ip, servers.split()))))
-    with pytest.raises(ConfigError, match=r"^rules of egress by name need --dns-forward"):
+    why = "--dns says whom the guest asks" if "-D" in arguments else "there is no server of the host"
+    with pytest.raises(ConfigError, match=f"^rules of egress by name need --dns-forward.* and {why}"):
         resolved(f"--allow www.example {arguments}", facts)
     assert resolved(f"--learn a.toml {arguments}", facts).names is None
 

@@ -12,10 +12,12 @@ from hypothesis import given, settings, strategies
 from passt.config.egress_grammar import parse_egress_rule
 from passt.config.getopt import ACTIONS, scan
 from passt.config.options import OPTIONS
-from passt.config.settings import build_settings
+from passt.config.policy_file import parse_policy
+from passt.config.settings import build_settings, check_names
 from passt.errors import ConfigError
 from passt.facts.port_rule import PortRule
 from passt.facts.settings import Settings
+from passt.light.values import replace
 
 
 def built(*arguments: str, mode: str = "pasta") -> Settings:
@@ -349,6 +351,8 @@ def test_operands_tell_a_pid_from_a_command(arguments: list[str], fields: dict[s
       " --foreground")),
     (["--dns-refuse", "nxdomain"],
      "option '--dns-refuse' nxdomain needs rules by name: --allow, --deny or --policy"),
+    (["--dns-refuse", "nxdomain", "--allow", "192.0.2.1"],
+     "option '--dns-refuse' nxdomain needs rules by name: --allow, --deny or --policy"),
     (["--no-copy-routes"], "option '--no-copy-routes' needs --config-net; add that or leave it out"),
     (["--no-copy-addrs"], "option '--no-copy-addrs' needs --config-net; add that or leave it out"),
     (["--outbound-if4", "eth0", "-6"], "option '--outbound-if4' eth0 needs IPv4, which -6 disables"),
@@ -416,6 +420,18 @@ def test_learning_allows_all(other: str) -> None:
     with pytest.raises(ConfigError, match=r"'--learn' a\.toml allows all, to see which rules are"):
         built("--learn", "a.toml", other)
     assert built("--learn", "a.toml", "--dns-cache", "10").egress.needs_names
+
+
+@pytest.mark.parametrize("option", [("--dns-refuse", "nxdomain"), ("--dns-cache", "10"),
+                                    ("--dns-hosts", "a.example=192.0.2.5")])
+def test_file_of_rules_may_bring_the_forwarder(option: tuple[str, str]) -> None:
+    """What it says is known when it is read, and what would do nothing is refused then."""
+    asked = built("--policy", "/etc/a.toml", *option)
+    by_name = parse_policy(b"rules = ['allow a.example']")
+    check_names(asked.names, replace(asked.egress, from_file=by_name))
+    with pytest.raises(ConfigError, match=option[0]):
+        check_names(asked.names, replace(asked.egress, from_file=parse_policy(b"rules = ['deny private']")))
+    built("--allow", "private", "--dns-forward", "192.0.2.5", *option)
 
 
 @pytest.mark.parametrize("option", ["--policy", "--learn"])

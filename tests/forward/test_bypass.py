@@ -207,7 +207,7 @@ def test_what_a_name_opens_is_asked_for_each_time() -> None:
     now = [0.0]
     for text, lasts in (("host", True), ("www.example", False)):
         rule = parse_egress_rule(text, allows=True)
-        egress = Egress(EgressRules((rule,), False), pins=Pins(lambda: now[0], [loopback]))
+        egress = Egress(EgressRules((rule,), False), pins=Pins(lambda: now[0], [("www.example", loopback)]))
         egress.pin(0, loopback, 60)
         policy = Policy(NET, egress=egress)
         made = Bypass(policy, policy.observed)

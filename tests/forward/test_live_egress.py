@@ -120,6 +120,29 @@ def test_name_that_a_rule_denies_now_keeps_no_address() -> None:
     assert not bench.may("198.51.100.1")
 
 
+def test_name_that_a_rule_denies_now_as_it_comes_first_keeps_no_address() -> None:
+    bench = Bench("allow *.example", "allow a.test", "deny x.example")
+    bench.egress.pin(0, packed("198.51.100.1"), 60)
+    bench.replace("allow *.example", "deny 192.0.2.1", "deny x.example")
+    assert bench.may("198.51.100.1")
+    bench.replace("deny x.example", "allow *.example")
+    assert not bench.may("198.51.100.1")
+
+
+def test_rule_that_is_there_twice_keeps_its_addresses_in_order() -> None:
+    bench = Bench("allow www.example")
+    bench.egress.pin(0, packed("198.51.100.1"), 60)
+    bench.replace("allow www.example", "allow www.example")
+    for place in (0, 1):
+        bench.egress.pin(place, packed("198.51.100.2"), 60)
+    bench.replace("allow www.example")
+    assert bench.may("198.51.100.1")
+    bench.now += 1000
+    assert bench.egress.pin(0, packed("198.51.100.1"), 60)
+    assert bench.egress.pin(0, packed("198.51.100.2"), 60)
+    assert bench.may("198.51.100.1")
+
+
 def test_kill_ends_flows_of_the_guest_that_are_refused_and_no_others() -> None:
     bench = Bench("allow www.example", "deny private")
     bench.egress.pin(0, packed("198.51.100.1"), 60)
@@ -152,3 +175,33 @@ def test_newer_change_takes_over_from_an_older_one() -> None:
     bench.replace("allow 198.51.100.1", kill=True)
     bench.replace("allow 0.0.0.0/0", kill=True)
     assert len(bench.ended()) == RECORDS_AT_ONCE
+
+
+def test_rule_that_stood_twice_has_all_pins_of_both() -> None:
+    bench = Bench("allow a.example")
+    bench.egress.pin(0, packed("198.51.100.1"), 0)
+    bench.replace("allow a.example", "allow a.example")
+    bench.egress.pin(1, packed("198.51.100.2"), 0)
+    bench.replace("allow a.example")
+    assert bench.may("198.51.100.1")
+    assert bench.may("198.51.100.2")
+    bench.now += 1000
+    for address in ("198.51.100.1", "198.51.100.2"):
+        assert bench.egress.pin(0, packed(address), 0)
+        assert bench.may(address)
+
+
+def test_name_that_a_rule_denies_sooner_now_keeps_no_address() -> None:
+    bench = Bench("allow *.example", "deny a.example", "allow b.other")
+    bench.egress.pin(0, packed("198.51.100.1"), 3600)
+    bench.egress.pin(2, packed("198.51.100.2"), 3600)
+    bench.replace("deny a.example", "allow *.example", "allow b.other")
+    assert not bench.may("198.51.100.1")
+    assert bench.may("198.51.100.2")
+
+
+def test_rule_that_denies_a_name_behind_another_takes_nothing_from_that() -> None:
+    bench = Bench("allow *.example")
+    bench.egress.pin(0, packed("198.51.100.1"), 3600)
+    bench.replace("allow *.example", "deny a.example")
+    assert bench.may("198.51.100.1")

@@ -27,13 +27,14 @@ def nth(number: int) -> bytes:
 class Bench:
     """Rules with pins, on virtual time."""
 
-    def __init__(self, *texts: str, allows_rest: bool | None = None, own: tuple[str, ...] = ()) -> None:
+    def __init__(self, *texts: str, allows_rest: bool | None = None,
+                 own: tuple[tuple[str, str], ...] = ()) -> None:
         self.now = 1000.0
         rules = tuple(parse_egress_rule(text.partition(" ")[2], allows=text.startswith("allow"))
                       for text in texts)
         if allows_rest is None:
             allows_rest = not any(rule.allows for rule in rules)
-        self.pins = Pins(lambda: self.now, [packed(text) for text in own])
+        self.pins = Pins(lambda: self.now, [(name, packed(text)) for name, text in own])
         self.egress = Egress(EgressRules(rules, allows_rest), frozenset({packed("203.0.113.9")}),
                              (packed("192.168.1.1"),), pins=self.pins,
                              networks=[(packed("203.0.113.9"), 28), (packed("2001:db8:9::9"), 64)])
@@ -151,10 +152,27 @@ def test_name_may_have_an_address_there_that_a_rule_allows_but_opens_no_port_of_
 
 
 def test_user_may_name_an_address_there() -> None:
-    bench = Bench("allow www.example", own=("192.168.7.7",))
-    assert bench.egress.pin(0, packed("192.168.7.7"), 60)
-    assert bench.may("192.168.7.7")
+    bench = Bench("allow own.example:443", "allow evil.example:22", "allow *.example:80",
+                  "allow *.own.example:22", own=(("Own.Example", "192.168.7.7"),))
+    for place in (0, 2):
+        assert bench.egress.pin(place, packed("192.168.7.7"), 60)
+    assert bench.may("192.168.7.7", 443)
+    assert bench.may("192.168.7.7", 80)
     assert not bench.egress.pin(0, packed("192.168.7.8"), 60)
+    # Who serves another name has not been asked by the user.
+    for place in (1, 3):
+        assert not bench.egress.pin(place, packed("192.168.7.7"), 60)
+    assert not bench.may("192.168.7.7", 22)
+
+
+def test_address_that_the_user_has_named_is_open_to_no_other_name() -> None:
+    """Else who serves one of these could lead there with the ports of his rule."""
+    bench = Bench("allow *.evil.example", "allow db.inner:5432", "allow *.inner:1", "allow *.db.inner",
+                  own=(("db.inner", "192.168.7.7"),))
+    assert [bench.egress.pin(place, packed("192.168.7.7"), 60) for place in range(4)] == [
+        False, True, True, False]
+    assert bench.may("192.168.7.7", 5432)
+    assert not bench.may("192.168.7.7", 22)
 
 
 @pytest.mark.parametrize(("place", "address"), [
@@ -191,6 +209,29 @@ def test_all_pins_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(pins) == 3
 
 
+def test_pins_that_are_over_make_room_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PINS", 3)
+    bench = Bench()
+    for number in range(3):
+        assert bench.pins.add(number, nth(number), 1000 * number)
+    assert not bench.pins.add(3, nth(3), 0)
+    bench.now += 1000 + GRACE_S
+    assert bench.pins.add(3, nth(3), 0)
+    assert bench.pins.add(3, nth(4), 0)
+    assert not bench.pins.add(3, nth(5), 0)
+    assert list(bench.pins.find(nth(2))) == [2]
+
+
+def test_address_of_too_many_rules_takes_no_place_from_its_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_RULES_OF_ADDRESS", 1)
+    monkeypatch.setattr(module, "MAX_OF_RULE", 1)
+    pins = Pins(lambda: 0.0)
+    assert pins.add(0, nth(0), 0)
+    assert pins.add(1, nth(1), 0)
+    assert not pins.add(1, nth(0), 0)
+    assert list(pins.find(nth(1))) == [1]
+
+
 def test_answer_that_leads_inside_is_told_with_its_rule() -> None:
     told: list[tuple[bytes, str]] = []
     rules = tuple(parse_egress_rule(text, allows=True) for text in ("*.example", "192.168.7.8:80"))
@@ -203,3 +244,14 @@ def test_answer_that_leads_inside_is_told_with_its_rule() -> None:
     why = ("rule 'allow *.example' is about a name, which may not lead to the host or an inner network; allow"
            " the address itself, too")
     assert told == [(packed("192.168.7.9"), why)]
+
+
+def test_answer_with_more_than_is_kept_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PINS", 1)
+    told: list[tuple[bytes, str]] = []
+    rules = (parse_egress_rule("www.example", allows=True),)
+    egress = Egress(EgressRules(rules, False), pins=Pins(lambda: 0.0),
+                    tell_answer=lambda address, why: told.append((address, why)))
+    assert egress.pin(0, nth(0), 300)
+    assert not egress.pin(0, nth(1), 300)
+    assert told == [(nth(1), "rule 'allow www.example': too many addresses of names are kept")]

@@ -691,7 +691,7 @@ def judged(*texts: str, net: GuestNet = NET, told: list[Refused] | None = None) 
     egress = Egress(EgressRules(rules, not any(rule.allows for rule in rules)),
                     frozenset({packed("192.0.2.5"), packed("2001:db8::5")}),
                     (packed("198.51.100.53"), packed("fe80::53")),
-                    told.append if told is not None else None)
+                    told.append if told is not None else None, Pins(lambda: 0.0))
     return Policy(net, egress=egress)
 
 

@@ -55,6 +55,18 @@ def test_refused_name_may_be_answered_as_if_it_were_none() -> None:
     assert DnsView(ruling.reply).rcode == Rcode.NXDOMAIN
 
 
+def test_answer_is_judged_by_the_rules_that_there_are_when_it_comes() -> None:
+    judge = Judge((), (), has_ip6=True, rules=NameRules(rules_of("allow www.example")))
+    asked = DnsView(query("www.example", A))
+    answer = DnsView(reply(query("www.example", A)))
+    assert judge.judge(asked).reply is None
+    assert judge.admit(asked, answer)
+    judge.renew(NameRules(rules_of("allow other.example")))
+    assert not judge.admit(asked, answer)
+    judge.renew(None)
+    assert judge.admit(asked, answer)
+
+
 def test_refused_name_is_answered_at_once_and_asked_of_nobody() -> None:
     told: list[str] = []
     judge = Judge([("own.lan", ip_address("192.0.2.1"))], (), has_ip6=True,

@@ -188,7 +188,7 @@ def test_mistake_is_one_line(lab: Lab, option: str, message: str) -> None:
 
 def test_file_that_allows_all_is_warned_of(lab: Lab) -> None:
     path = lab.directory / "policy.toml"
-    path.write_text('[profile.base]\nrules = ["deny private"]\n')
+    path.write_text('default = "allow"\n[profile.base]\nrules = ["deny private"]\n')
     path.chmod(0o644)
     said = f"option '--policy' {path}: it has no rules, or uses none of its profiles: all is allowed\n"
     for options, is_said in (((), True), (("--deny", "host"), False)):

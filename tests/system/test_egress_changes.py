@@ -155,7 +155,7 @@ def test_hangup_has_the_file_read_again(lab: Lab, user: bool, scratch: Path) -> 
     assert b"line 1: 'x'" in line
     shown = json.loads(policed.passtctl("--json")[0])
     assert [rule["rule"] for rule in shown["rules"]] == ["deny 192.0.2.1", f"allow {FAR4}"]
-    policed.write("")
+    policed.file.write_text('default = "allow"\n')
     policed.passtctl("reload")
     shown = json.loads(policed.passtctl("--json")[0])
     assert [rule["rule"] for rule in shown["rules"]] == ["deny 192.0.2.1"]

@@ -58,8 +58,20 @@ for line in sys.stdin:
     sock = six if ":" in target else four
     sock.settimeout(20)
     if what == "send":
-        sock.sendto(b"x", (target, int(*port or [5353])))
-        data, peer = sock.recvfrom(100)
+        for _ in range(12):                  # datagrams may be lost, or late
+            sock.setblocking(False)
+            try:
+                while sock.recv(100):
+                    pass
+            except BlockingIOError:
+                pass
+            sock.settimeout(5)
+            sock.sendto(b"x", (target, int(*port or [5353])))
+            try:
+                data, peer = sock.recvfrom(100)
+                break
+            except TimeoutError:
+                continue
         if data == b"x" and peer[0] in sys.argv[1:]:
             data = sock.recvfrom(100)[0]     # its own kernel hands it a broadcast
         print(data.decode() if data != b"x" else f"{peer} said the same", flush=True)

@@ -62,7 +62,7 @@ def parse_rule_line(line: str) -> EgressRule:
 
 def _is_address(what: str) -> bool:
     """Tell whether *what* can only be an address: no name has a last label of digits (RFC 3696 2)."""
-    return ":" in what or "/" in what or what.rpartition(".")[2].isdigit()
+    return ":" in what or "/" in what or what.removesuffix(".").rpartition(".")[2].isdigit()
 
 
 def _parse_name(text: str, what: str) -> str:

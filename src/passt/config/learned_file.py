@@ -45,10 +45,12 @@ class LearnedFile:
         """Write what was learned, and close the file; a failure is a warning."""
         data = learning.text(_is_rule).encode("ascii")
         try:
+            # The text before is written over: what a full disk or a kill leaves of it denies all.
             if self._is_plain:
                 os.lseek(self._fd, 0, os.SEEK_SET)
-                os.ftruncate(self._fd, 0)
             _write(self._fd, data)
+            if self._is_plain:
+                os.ftruncate(self._fd, len(data))
         except OSError as error:
             log.warning(f"option '--learn' {self._path}: cannot write the file: {error.strerror}: do not use"
                         " it")

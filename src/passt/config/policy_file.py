@@ -9,11 +9,13 @@
     [profile.base]
     rules = ["deny metadata"]
 
-The first rule that fits decides. A profile that is not used is checked, too.
+The first rule that fits decides. A profile that is not used is checked, too. A file without a rule and
+without a default is refused: somebody is just writing it, or a full disk cut it off, and it would allow all.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 
 from passt.config.egress_grammar import VERBS, parse_rule_line
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_LEN = 1 << 20                  # bytes of a file: MAX_EGRESS_RULES of 256
+MAX_DEPTH = 16                     # of brackets and braces; ours has 1
+MAX_KEY_DOTS = 8                   # in a row without a bracket, comma or equals sign; a key of ours has 2
+# Comments and texts of TOML; one without an end has the rest, as the parser goes no further.
+_NO_STRUCTURE = re.compile(r"\"{3}(?:\\.|[^\\])*?(?:\"{3,5}|\Z)|'{3}.*?(?:'{3,5}|\Z)"
+                           r"|\"(?:\\.|[^\"\\\n])*\"?|'[^'\n]*'?|#[^\n]*", re.DOTALL)
+_STRUCTURE = re.compile(r"[\[\]{}.=,\n]")
 
 
 def parse_policy(content: bytes) -> EgressRules:
@@ -33,10 +41,12 @@ def parse_policy(content: bytes) -> EgressRules:
         raise ConfigError(f"more than {MAX_LEN} bytes")
     try:
         text = content.decode()
+        _check_structure(text)
         found = tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise ConfigError(f"not UTF-8 at byte {error.start}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        # TOMLDecodeError, and what the parser does not catch itself, as a number of too many digits.
         raise ConfigError(f"not TOML: {error}") from None
     _check_keys(text, found, ("default", "use", "rules", "profile"), "")
     profiles = found.get("profile", {})
@@ -49,9 +59,30 @@ def parse_policy(content: bytes) -> EgressRules:
             raise ConfigError(f"{_find(text, name)}use: there is no [profile.{name}]")
         rules += named[name]
     rules += _rules_of(text, {"rules": found.get("rules", [])}, "")
+    if not rules and "default" not in found:
+        raise ConfigError('neither a rule nor a default; to allow all write default = "allow"')
     if len(rules) > MAX_EGRESS_RULES:
         raise ConfigError(f"{len(rules)} rules; {MAX_EGRESS_RULES} are the limit")
     return EgressRules(tuple(rules), _default_of(text, found, rules))
+
+
+def _check_structure(text: str) -> None:
+    """Refuse what TOML's parser takes a stack, memory or time out of all proportion for. Raises ConfigError.
+
+    It calls itself for each bracket, and its cost grows with the square of the parts of a key. What is in
+    texts and comments does not count.
+    """
+    depth = dots = 0
+    for mark in _STRUCTURE.findall(_NO_STRUCTURE.sub("", text)):
+        if mark == ".":
+            dots += 1
+        else:
+            dots = 0
+            depth += (mark in "[{") - (mark in "]}" and depth > 0)
+        if dots > MAX_KEY_DOTS:
+            raise ConfigError(f"a key with more than {MAX_KEY_DOTS} dots; [profile.NAME] is the longest one")
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"more than {MAX_DEPTH} brackets in each other; give lists of texts")
 
 
 def _default_of(text: str, found: dict[str, Any], rules: list[EgressRule]) -> bool:

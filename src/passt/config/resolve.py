@@ -65,9 +65,10 @@ def resolve(settings: Settings, facts: HostFacts) -> GuestNet:
     search, left_out = choose_search(settings.names, facts.resolvers.search)
     has_forwarder = any(family is not None and family.is_forwarded for family in (ip4, ip6))
     if settings.egress.has_names and not has_forwarder:
+        why = ("there is no server of the host in whose place it could be"
+               if may_choose_forwarder(settings.names) else "--dns says whom the guest asks")
         raise ConfigError("rules of egress by name need --dns-forward, as only what that answers is known,"
-                          " and there is no server of the host in whose place it could be: add"
-                          " --dns-forward ADDR")
+                          f" and {why}: add --dns-forward ADDR")
     return GuestNet(
         ip4=ip4,
         ip6=ip6,

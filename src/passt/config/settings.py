@@ -317,8 +317,8 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError("option '--stats' prints on standard error, which a program in the background does"
                           " not have; add --foreground")
     _check_sockets(settings)
-    _check_rules(settings.names, settings.egress)
-    _check_names(settings.names, settings.egress)
+    _check_learning(settings.egress)
+    check_names(settings.names, settings.egress)
     if settings.control.conf_path is not None:
         _check_steering(settings)
     addresses, protocols = settings.addresses, settings.protocols
@@ -331,20 +331,25 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(f"option '--outbound-if6' {addresses.outbound_if6} needs IPv6, which -4 disables")
 
 
-def _check_rules(names: NameSettings, egress: EgressSettings) -> None:
-    """Refuse what contradicts rules of egress, or has nothing to do without them. Raises ConfigError."""
+def _check_learning(egress: EgressSettings) -> None:
+    """Refuse rules of egress where they are to be found out. Raises ConfigError."""
     if egress.learn_file is not None and egress.has_rules:
         raise ConfigError(f"option '--learn' {egress.learn_file} allows all, to see which rules are"
                           " needed; leave out --allow, --deny and --policy")
-    if names.dns_refuse != DNS_REFUSALS[0] and not egress.has_rules:
+
+
+def check_names(names: NameSettings, egress: EgressSettings) -> None:
+    """Refuse options of the forwarder where there is none. Raises ConfigError.
+
+    A file of --policy may bring rules by name, and with them a forwarder: call again once it is read.
+    """
+    may_have_names = egress.has_names or (egress.policy_file is not None and egress.from_file is None)
+    # Where there are a forwarder and rules, passtctl may bring some by name later.
+    if (names.dns_refuse != DNS_REFUSALS[0] and not may_have_names
+            and not (names.is_forwarding and egress.has_rules)):
         raise ConfigError(f"option '--dns-refuse' {names.dns_refuse} needs rules by name: --allow,"
                           " --deny or --policy")
-
-
-def _check_names(names: NameSettings, egress: EgressSettings) -> None:
-    """Refuse options of the forwarder without it. Raises ConfigError."""
-    if (names.is_forwarding or egress.learn_file is not None
-            or any(rule.name for rule in (*egress.denied, *egress.allowed))):
+    if may_have_names or names.is_forwarding or egress.learn_file is not None:
         return
     for option, is_given in (("--dns-cache", names.dns_cache), ("--dns-route", names.dns_routes),
                              ("--dns-hosts", names.dns_hosts)):

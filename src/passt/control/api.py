@@ -239,13 +239,13 @@ class Api:
         if self.live_egress is None:
             raise RefusalError(409, "the program was started without rules of egress, and has none to change;"
                                " start it with --deny, --allow or --policy")
-        # Loaded by `Door.govern`: without rules it is not, and no file can be read any more.
+        # Loaded by `Control.govern`: without rules it is not, and no file can be read any more.
         from passt.config.policy_file import parse_policy
 
         asked = parse_json(request.body, {"toml": (str,), "kill": (bool,), "with_options": (bool,)},
                            needed=("toml",))
         try:
-            rules = parse_policy(asked["toml"].encode())
+            rules = parse_policy(asked["toml"].encode(errors="surrogatepass"))    # which are no UTF-8
         except ConfigError as error:
             raise RefusalError(400, f"nothing was changed: {error}") from None
         try:

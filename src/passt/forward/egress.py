@@ -210,18 +210,14 @@ class Egress:
     def replace(self, rules: EgressRules) -> None:
         """Decide by *rules* from now on. Rules that stay keep their counts, and what names of theirs have.
 
-        That is gone if a rule comes that denies a name: which of these names an address was pinned for is not
-        known.
+        That is gone if a rule that denies a name comes before them, and did not stand there: which name of a
+        suffix an address was pinned for is not known.
         """
         before = self.rules.rules
         counts = dict(zip(before, self.refused, strict=False))
         n_by_default = self.refused[-1]
-        places = {rule: place for place, rule in reversed(tuple(enumerate(rules.rules)))}
-        denied = {rule for rule in before if rule.name and not rule.allows}
         if self._pins is not None:
-            denies_more = any(rule.name and not rule.allows and rule not in denied for rule in rules.rules)
-            self._pins.move({} if denies_more else {
-                place: places[rule] for place, rule in enumerate(before) if rule.name and rule in places})
+            self._pins.move(_moved(before, rules.rules))
         self._set(rules)
         self.refused = [counts.get(rule, 0) for rule in rules.rules] + [n_by_default]
 
@@ -264,22 +260,29 @@ class Egress:
     def pin(self, place: int, address: bytes, ttl_s: int) -> bool:
         """Take it that a name of the rule at *place* has *address* for *ttl_s* seconds; False: it may not.
 
-        A name that leads to addresses of this host or its networks is refused (DNS rebinding). Where a rule
-        is about such an address itself, the name may have it, but opens nothing: that rule says which ports
-        are open, and whoever serves the name says which address. The forwarder may be in the hands of a
-        server of names: nothing that it says is taken unseen.
+        A name that leads to addresses of this host or its networks is refused (DNS rebinding), unless the
+        rule is about a name that the user has given the address himself. Where a rule is about such an
+        address itself, the name may have it, but opens nothing: that rule says which ports are open, and
+        whoever serves the name says which address. The forwarder may be in the hands of a server of names:
+        nothing that it says is taken unseen.
         """
         rules = self.rules.rules
         if (self._pins is None or not 0 <= place < len(rules) or not rules[place].name
                 or not rules[place].allows or len(address) not in {IP4_LEN, IP6_LEN}):
             return False
-        if self.is_inner(address) and not self._pins.is_own(address):
-            is_known = self._known is not None and self._known.find(IPPROTO_TCP, 1, address) == 0
-            if not is_known and self._tell_answer is not None:
-                self._tell_answer(address, f"{self.describe(place)} is about a name, which may not lead to"
-                                           " the host or an inner network; allow the address itself, too")
-            return is_known
-        return self._pins.add(place, address, ttl_s)
+        own_names = self._pins.own_names(address)
+        if self.is_inner(address) and not any(covers(rules[place], name) for name in own_names):
+            if self._known is not None and self._known.find(IPPROTO_TCP, 1, address) == 0:
+                return True
+            why = (" is about a name, which may not lead to the host or an inner network; allow the address"
+                   " itself, too")
+        elif self._pins.add(place, address, ttl_s):
+            return True
+        else:
+            why = ": too many addresses of names are kept"
+        if self._tell_answer is not None:
+            self._tell_answer(address, self.describe(place) + why)
+        return False
 
     def is_inner(self, address: bytes) -> bool:
         """Tell whether *address* is of a network to which no name of somebody else may lead."""
@@ -308,6 +311,25 @@ class Egress:
         return "no rule fits"
 
 
+def _moved(before: Sequence[EgressRule], now: Sequence[EgressRule]) -> dict[int, int]:
+    """Return the places now of rules by name that stay, behind no denied name but those of before."""
+    places: dict[EgressRule, tuple[int, frozenset[EgressRule]]] = {}
+    for place, rule, denied in _behind_denied(now):
+        places.setdefault(rule, (place, denied))
+    return {place: places[rule][0] for place, rule, denied in _behind_denied(before)
+            if rule in places and places[rule][1] <= denied}
+
+
+def _behind_denied(rules: Sequence[EgressRule]) -> Iterator[tuple[int, EgressRule, frozenset[EgressRule]]]:
+    """Yield rules that allow a name: place, rule, and the rules before it that deny names."""
+    denied: frozenset[EgressRule] = frozenset()
+    for place, rule in enumerate(rules):
+        if rule.name and rule.allows:
+            yield place, rule, denied
+        elif rule.name:
+            denied |= {rule}
+
+
 def embedded_ip4(address: bytes) -> list[bytes]:
     """Return the IPv4 addresses to which a translator or tunnel may take what is sent to an IPv6 *address*.
 
@@ -324,6 +346,11 @@ def _cut(address: bytes, place: slice) -> bytes:
     if place.stop - place.start == IP4_LEN:
         return address[place]
     return address[place.start:_UNUSED_BYTE] + address[_UNUSED_BYTE + 1:place.stop]
+
+
+def covers(rule: EgressRule, name: str) -> bool:
+    """Tell whether *rule*, which is about a name, is about *name*."""
+    return name.endswith(f".{rule.name}") if rule.is_suffix else name == rule.name
 
 
 def fits(rule: EgressRule, proto: int, port: int) -> bool:

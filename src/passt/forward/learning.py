@@ -29,7 +29,9 @@ _WORDS = {IPPROTO_TCP: "tcp", IPPROTO_UDP: "udp", IPPROTO_ICMP: "icmp", IPPROTO_
 _WITH_PORTS = (IPPROTO_TCP, IPPROTO_UDP)
 _NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
 
+# The default comes first: a part of the file, if the disk is full, is never one that allows all.
 _HEAD = """\
+default = "deny"
 # What a run with --learn needed of the network: with --policy this is allowed, and nothing else.
 # Whoever served a name said which addresses it has: read before you trust.
 """
@@ -41,7 +43,7 @@ _ASKED = """\
 # Asked for, but no flow went to what the answer said; these questions are refused with the rules above:
 """
 # In the file until the run has ended: who takes it as it is opens nothing.
-UNFINISHED = b'# The run with --learn that writes this file has not ended, or was killed.\ndefault = "deny"\n'
+UNFINISHED = b'default = "deny"\n# The run with --learn that writes this file has not ended, or was killed.\n'
 
 
 class Learning:
@@ -101,7 +103,7 @@ class Learning:
         asked = [f"#   {name}\n" for name in sorted(self._asked) if name not in named]
         kept = _fit(asked, MAX_TEXT_LEN - length)
         n_lost += len(asked) - len(kept)
-        text = [_HEAD, _CUT.format(n_lost) if n_lost else "", 'default = "deny"\nrules = [\n', *rules, "]\n"]
+        text = [_HEAD, _CUT.format(n_lost) if n_lost else "", "rules = [\n", *rules, "]\n"]
         return "".join([*text, *((_ASKED, *kept) if kept and named else ())])
 
     def _wanted(self) -> tuple[dict[str | bytes, dict[str, set[int]]], bool]:

@@ -12,22 +12,25 @@ from collections import OrderedDict
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 FLOOR_S = 300
 GRACE_S = 30
 MAX_TTL_S = 24 * 3600              # RFC 8767 4
 MAX_OF_RULE = 256
 MAX_PINS = 65_536                  # of all rules: some 20 MB
-MAX_RULES_OF_ADDRESS = 32          # which a look-up has to go through
+MAX_RULES_OF_ADDRESS = 256         # which a look-up goes through; names of one content network share some
 
 
 class Pins:
-    """Keeps pins; *clock* tells seconds. *own* are addresses that the user has given names himself."""
+    """Keeps pins; *clock* tells seconds. *own* are names that the user has given addresses himself."""
 
-    def __init__(self, clock: Callable[[], float], own: Collection[bytes] = ()) -> None:
+    def __init__(self, clock: Callable[[], float], own: Iterable[tuple[str, bytes]] = ()) -> None:
         self._clock = clock
-        self._own = frozenset(own)
+        self._own: dict[bytes, list[str]] = {}
+        for name, address in own:
+            self._own.setdefault(address, []).append(name.lower())
+        self._sweep_at = 0.0
         self._ends: dict[bytes, dict[int, float]] = {}
         self._of_rule: dict[int, OrderedDict[bytes, None]] = {}
         self._n = 0
@@ -35,9 +38,9 @@ class Pins:
     def __len__(self) -> int:
         return self._n
 
-    def is_own(self, address: bytes) -> bool:
-        """Tell whether the user has given a name to *address* himself."""
-        return address in self._own
+    def own_names(self, address: bytes) -> list[str]:
+        """Return the names that the user has given to *address* himself."""
+        return self._own.get(address, [])
 
     def add(self, place: int, address: bytes, ttl_s: int) -> bool:
         """Pin *address* for the rule at *place*; False if there are too many."""
@@ -48,11 +51,15 @@ class Pins:
             # A second answer takes nothing back from who got the first one.
             self._ends[address][place] = max(end, self._ends[address][place])
             return True
+        self._forget_ended(address)
+        if len(self._ends.get(address, ())) >= MAX_RULES_OF_ADDRESS:
+            return False
         if len(found) >= MAX_OF_RULE:
             self._remove(place, next(iter(found)))
-        self._forget_ended(address)
-        if self._n >= MAX_PINS or len(self._ends.get(address, ())) >= MAX_RULES_OF_ADDRESS:
-            return False
+        elif self._n >= MAX_PINS:
+            self._sweep()
+            if self._n >= MAX_PINS:
+                return False
         found[address] = None
         self._ends.setdefault(address, {})[place] = end
         self._n += 1
@@ -68,12 +75,30 @@ class Pins:
                     yield place
 
     def move(self, places: Mapping[int, int]) -> None:
-        """Take it that rules have other places now; pins of those that are not in *places* are gone."""
-        self._of_rule = {places[place]: found for place, found in self._of_rule.items() if place in places}
-        kept = {address: {places[place]: end for place, end in ends.items() if place in places}
-                for address, ends in self._ends.items()}
-        self._ends = {address: ends for address, ends in kept.items() if ends}
+        """Take it that rules have other places now; pins of those that are not in *places* are gone.
+
+        Several rules may have one place now, as a rule that stood there twice has.
+        """
+        before, self._of_rule = self._of_rule, {}
+        for place, found in before.items():
+            if place in places:
+                self._of_rule.setdefault(places[place], OrderedDict()).update(found)
+        kept: dict[bytes, dict[int, float]] = {}
+        for address, ends in self._ends.items():
+            for place, end in ends.items():
+                if place in places:
+                    moved = kept.setdefault(address, {})
+                    moved[places[place]] = max(end, moved.get(places[place], end))
+        self._ends = kept
         self._n = sum(map(len, self._ends.values()))
+
+    def _sweep(self) -> None:
+        """Forget all that is over; once in GRACE_S, as it takes some 50 ms with MAX_PINS."""
+        now = self._clock()
+        if now >= self._sweep_at:
+            self._sweep_at = now + GRACE_S
+            for address in tuple(self._ends):
+                self._forget_ended(address)
 
     def _forget_ended(self, address: bytes) -> None:
         now = self._clock()

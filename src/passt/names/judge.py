@@ -114,9 +114,9 @@ class Judge:
         self._told[name] = now
         self._tell(f"refused: the name {show_name(name)}: no rule allows it")
 
-    def admit(self, _query: DnsView, _answer: DnsView) -> bool:
-        """Tell whether *_answer* to *_query* may be passed on; all may."""
-        return True
+    def admit(self, query: DnsView, _answer: DnsView) -> bool:
+        """Tell whether *_answer* to *query* may be passed on: rules may have come since it was asked."""
+        return self._rules is None or self._rules.may_ask(query.name)
 
     def pins(self, query: DnsView, answer: DnsView) -> list[Pin] | None:
         """Return what has to be pinned before *answer* to *query* is passed on; None: it may not be."""

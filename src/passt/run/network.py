@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import time
 
 from passt import log
@@ -134,13 +135,14 @@ def start_policy_reader(settings: Settings, user: Identity | None) -> PolicyRead
 def watch_signals(engine: Engine, reader: PolicyReader | None, *, in_background: bool) -> None:
     """Have signals end the run, or *reader* read its file; call in the stage "signals", without a command.
 
-    SIGHUP of a terminal that hangs up is none of these in the background.
+    SIGHUP of a terminal that hangs up is none of these in the background, nor where the caller ignores it.
     """
+    outlives_terminal = in_background or signal.getsignal(signals.RELOADING) == signal.SIG_IGN
     ending = signals.read_ending(in_background=in_background, reloads=reader is not None)
 
     def on_signals() -> None:
         for received in ending.read():
-            if received.number != signals.RELOADING or (received.is_from_kernel and not in_background):
+            if received.number != signals.RELOADING or (received.is_from_kernel and not outlives_terminal):
                 engine.stop()
             elif reader is not None and received.is_from_user:
                 reader.ask()
@@ -254,6 +256,7 @@ def prepare_egress(settings: Settings) -> Settings:
     if path is None:
         return settings
     from passt.config.policy_file import MAX_LEN, parse_policy
+    from passt.config.settings import check_names
 
     try:
         with open(path, "rb") as file:
@@ -266,7 +269,9 @@ def prepare_egress(settings: Settings) -> Settings:
     if not rules.rules and rules.allows_rest and not (settings.egress.denied or settings.egress.allowed):
         log.warning(f"option '--policy' {path}: it has no rules, or uses none of its profiles: all is"
                     " allowed")
-    return replace(settings, egress=replace(settings.egress, from_file=rules))
+    egress = replace(settings.egress, from_file=rules)
+    check_names(settings.names, egress)
+    return replace(settings, egress=egress)
 
 
 def build_egress(asked: EgressSettings, guest: GuestNet, own_names: Iterable[tuple[str, IPAddress]]
@@ -290,7 +295,7 @@ def build_egress(asked: EgressSettings, guest: GuestNet, own_names: Iterable[tup
     if guest.names is not None:    # rules by name may come later
         from passt.forward.pins import Pins
 
-        pins = Pins(monotonic, {address.packed for _, address in own_names})
+        pins = Pins(monotonic, ((name, address.packed) for name, address in own_names))
     return Egress(asked.rules, addresses, _resolvers_of(guest), teller.note, pins, _networks_of(guest),
                   teller.note_answer)
 
