@@ -710,7 +710,8 @@ def test_rule_refuses_and_the_guest_is_told() -> None:
 
 
 def test_explanation_says_what_rules_by_name_are_about() -> None:
-    policy = judged("allow www.example:80", "allow 198.51.100.1")
+    rules = tuple(parse_egress_rule(text, allows=True) for text in ("www.example:80", "198.51.100.1"))
+    policy = Policy(NET, egress=Egress(EgressRules(rules, False), pins=Pins(lambda: 0.0)))
     source = packed("192.0.2.5")
     found = policy.explain_outbound(TCP, source, 1, packed("198.51.100.2"), 80)
     assert found.steps[-2:] == ("no rule fits: it is denied",

@@ -89,7 +89,7 @@ def test_kill_ends_flows_that_are_refused_now(instance: Policed, words: tuple[st
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ("rules = [\n'allow x'\n]", "nothing was changed: line 2: 'x': 'x' is not an IPv4 or IPv6 address"),
+    ("rules = [\n'allow x'\n]", "nothing was changed: line 2: 'x' is not an IPv4 or IPv6 address"),
     ("rules", "nothing was changed: not TOML: "),
     ('rules = ["allow www.example"]', "nothing was changed: rules by name need a forwarder of names"),
     ("#" * (MAX_LEN + 1), "more than 131072 bytes"), (None, "No such file or directory")])
