@@ -81,6 +81,10 @@ class Screen:
         wait_until(is_there, f"sleep {seconds} in state {state}")
         return found[0]
 
+    def await_foreground(self) -> None:
+        """Wait until keys are no signals for the shell any more, as they are when it has just named a job."""
+        wait_until(lambda: os.tcgetpgrp(self._fd) != self.pid, "the terminal is the job's")
+
     def end(self) -> int:
         """Wait for the program's end; exit status, or minus the signal."""
         end = time.monotonic() + LIMIT_S
@@ -164,6 +168,7 @@ def test_ctrl_z_stops_and_fg_and_bg_go_on(shell: Screen) -> None:
     shell.prompt()
     shell.type("fg\n")
     shell.expect("sleep 1002\r\n")
+    shell.await_foreground()
     shell.type(CTRL_Z)
     shell.expect("Stopped")
     shell.type("fg\n")
