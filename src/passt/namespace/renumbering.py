@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from passt.host.rtnetlink.messages import AddressMessage
 
 _IP6_PREFIX_LEN = 64
-_MAX_CHANGED = 16  # routes, up to which only those that differ are compared
 
 
 class Deletion(IntEnum):

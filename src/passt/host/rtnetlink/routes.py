@@ -228,11 +228,6 @@ def build_prefix_route(ifindex: int, network: bytes, prefix_len: int, priority: 
             + build_attribute(RouteAttribute.PREFSRC, source))
 
 
-def destination_of(payload: bytes) -> bytes:
-    """Return the destination that a route names, packed; empty for a default route."""
-    return parse_attributes(payload, _ROUTE.size).get(RouteAttribute.DST, b"")
-
-
 def has_source(payload: bytes) -> bool:
     """Return whether a route names a preferred source."""
     return _PREFSRC in parse_attributes(payload, _ROUTE.size)
