@@ -31,10 +31,10 @@ from passt.host import resolvconf
 from passt.host.listeners import leave_out_ephemeral
 from passt.host.rtnetlink import messages, routes
 from passt.light.values import replace
+from passt.log.frame_text import describe
 from passt.namespace.child_channel import Channel, Kind, Message, read_ready, read_status
 from passt.pesto import command as pesto_command
 from passt.responders.dispatch import Dispatcher
-from passt.run.frame_text import describe
 from passt.steer import messages as steer_messages
 from passt.steer.draft import Draft
 from passt.steer.tables import ClientTables

@@ -150,6 +150,11 @@ class EgressSettings(Value):
     learn_file: str | None = None                # path of a file for rules that would have been needed
 
     @property
+    def is_asked(self) -> bool:
+        """Whether any flow is judged or noted."""
+        return bool(self.has_rules or self.allow_from or self.learn_file is not None)
+
+    @property
     def has_rules(self) -> bool:
         """Whether flows of the guest are judged by rules."""
         return bool(self.denied or self.allowed or self.policy_file is not None)

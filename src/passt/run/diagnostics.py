@@ -82,7 +82,7 @@ class Diagnostics:
             self._explain_end = pcap_file.explain_end
         if settings.trace:
             # Loaded now, while we may read the program's files.
-            from passt.run.frame_text import FrameTracer
+            from passt.log.frame_text import FrameTracer
 
             self._tracer = FrameTracer(log.debug)
 

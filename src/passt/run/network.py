@@ -20,7 +20,6 @@ import time
 
 from passt import log
 from passt.errors import ConfigError
-from passt.facts.address import IP4_LOOPBACK, IP6_LOOPBACK
 from passt.facts.contracts import MAX_LISTENERS
 from passt.forward.bypass import Bypass
 from passt.forward.policy import Policy
@@ -33,14 +32,13 @@ from passt.run.port_forwarding import PortForwarding, has_low_port_of_interface
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from passt.config.learned_file import LearnedFile
     from passt.control.door import Control
     from passt.dataplane.engine import Engine
-    from passt.facts.address import IPAddress
     from passt.facts.guest import GuestNet
-    from passt.facts.settings import EgressSettings, ForwardingSettings, Settings
+    from passt.facts.settings import ForwardingSettings, Settings
     from passt.follow.following import Following
     from passt.follow.policy_reader import PolicyReader
     from passt.follow.watched_host import WatchedHost
@@ -242,134 +240,38 @@ def settle_ports(settings: Settings, ports: HostPorts | None) -> Settings:
     return replace(settings, forwarding=replace(forwarding, port_rules=(*named, *ports.settled)))
 
 
-def prepare_egress(settings: Settings) -> Settings:
-    """Load what rules of egress need; return *settings* with those of the file of --policy, if there is one.
+def prepare_egress(settings: Settings, background: Background) -> tuple[Settings, LearnedFile | None]:
+    """Load what judges or notes flows, and open the file of --learn, as far as that is asked for.
 
-    Call with the caller's rights. Raises ConfigError.
+    Returns *settings* with the rules of the file of --policy. Call with the caller's rights.
+    Raises ConfigError.
     """
-    if settings.egress.has_rules or settings.egress.allow_from:
-        __import__("passt.forward.egress")
-        __import__("passt.forward.refusals")
-        __import__("passt.forward.pins")
-        __import__("passt.forward.live_egress")
-    path = settings.egress.policy_file
-    if path is None:
-        return settings
-    from passt.config.policy_file import MAX_LEN, parse_policy
-    from passt.config.settings import check_names
+    if not settings.egress.is_asked:
+        return settings, None
+    from passt.run import egress
 
-    try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_LEN + 1)
-        rules = parse_policy(content)
-    except OSError as error:
-        raise ConfigError(f"option '--policy' {path}: {error.strerror}") from None
-    except ConfigError as error:
-        raise ConfigError(f"option '--policy' {path}: {error}") from None
-    if not rules.rules and rules.allows_rest and not (settings.egress.denied or settings.egress.allowed):
-        log.warning(f"option '--policy' {path}: it has no rules, or uses none of its profiles: all is"
-                    " allowed")
-    egress = replace(settings.egress, from_file=rules)
-    check_names(settings.names, egress)
-    return replace(settings, egress=egress)
-
-
-def build_egress(asked: EgressSettings, guest: GuestNet, own_names: Iterable[tuple[str, IPAddress]]
-                 ) -> Egress | None:
-    """Build what judges flows of the guest, if there are rules. Raises HostError.
-
-    *own_names* are those of --dns-hosts. The host's addresses are read, by a netlink socket.
-    """
-    if not asked.has_rules:
-        return None
-    from time import monotonic
-
-    from passt.forward.egress import Egress
-    from passt.forward.refusals import RefusalTeller
-    from passt.host.host_facts import HostReader
-
-    with HostReader() as reader:
-        addresses = reader.addresses()
-    teller = RefusalTeller(lambda text: log.limited(log.INFO, "egress", text), monotonic)
-    pins = None
-    if guest.names is not None:    # rules by name may come later
-        from passt.forward.pins import Pins
-
-        pins = Pins(monotonic, ((name, address.packed) for name, address in own_names))
-    return Egress(asked.rules, addresses, _resolvers_of(guest), teller.note, pins, _networks_of(guest),
-                  teller.note_answer)
-
-
-def open_learned(asked: EgressSettings, background: Background) -> LearnedFile | None:
-    """Open the file of --learn, if it is asked for. Call with the caller's rights. Raises ConfigError."""
-    if asked.learn_file is None:
-        return None
-    __import__("passt.forward.egress")
-    from passt.config.learned_file import LearnedFile
-
-    background.expect_file()
-    return LearnedFile(asked.learn_file, background.has_made)
-
-
-def build_learning(asked: EgressSettings, guest: GuestNet, own_names: Iterable[tuple[str, IPAddress]]
-                   ) -> Learning | None:
-    """Build what notes where flows of the guest go, if it is wanted; as for `build_egress`."""
-    if asked.learn_file is None:
-        return None
-    from passt.facts.egress import EgressRule, EgressRules
-    from passt.forward.egress import Egress
-    from passt.forward.learning import Learning
-    from passt.host.host_facts import HostReader
-
-    with HostReader() as reader:
-        addresses = reader.addresses()
-    by_name = EgressRules((EgressRule(True, name="."),))   # as the rules that will be written
-    judge = Egress(by_name, addresses, _resolvers_of(guest), networks=_networks_of(guest))
-    own = {address.packed for _, address in own_names}
-    return Learning(lambda address: address not in own and judge.is_inner(address))
-
-
-def build_ingress(asked: EgressSettings) -> Ingress | None:
-    """Build what judges clients of forwarded ports, if not all may connect."""
-    if not asked.allow_from:
-        return None
-    from passt.forward.egress import Ingress
-
-    return Ingress(asked.allow_from)
-
-
-def _resolvers_of(guest: GuestNet) -> set[bytes]:
-    """Return where the guest's queries for names go on the host's side."""
-    found = set(guest.names.servers) if guest.names is not None else set()
-    addresses: set[bytes] = set()
-    for family, loopback in ((guest.ip4, IP4_LOOPBACK), (guest.ip6, IP6_LOOPBACK)):
-        if family is None:
-            continue
-        found.update(family.resolvers)
-        if family.dns_match is not None:
-            # Without a server the host itself is asked, as of resolv.conf(5).
-            addresses.add(family.dns_host.packed if family.dns_host is not None else loopback)
-        if family.map_host_loopback in family.resolvers:
-            addresses.add(loopback)
-    return addresses | {address.packed for address in found}
-
-
-def _networks_of(guest: GuestNet) -> set[tuple[bytes, int]]:
-    """Return the networks that the host is in, by the addresses that the guest shares with it."""
-    found = set()
-    for family in (guest.ip4, guest.ip6):
-        if family is None:
-            continue
-        if family.address is not None:
-            found.add((family.address.packed, family.prefix_len))
-        found.update((each.address.packed, each.prefix_len) for each in family.copied_addresses)
-    return {(packed, prefix_len) for packed, prefix_len in found if prefix_len}
+    return egress.read_policy(settings), egress.open_learned(settings.egress, background)
 
 
 def follows_ports(settings: Settings) -> bool:
     """Tell whether bound ports are followed (pasta), or may be one day."""
     return settings.forwarding.has_auto_ports or (
         settings.mode == "pasta" and settings.control.changes_ports)
+
+
+def _build_judges(settings: Settings, guest: GuestNet
+                  ) -> tuple[Egress | None, Ingress | None, Learning | None]:
+    """Build what judges flows of the guest, what those from outside, and what notes the former, as asked for.
+
+    Raises HostError.
+    """
+    asked, own_names = settings.egress, settings.names.dns_hosts
+    if not asked.is_asked:
+        return None, None, None
+    from passt.run import egress
+
+    return (egress.build_egress(asked, guest, own_names), egress.build_ingress(asked),
+            egress.build_learning(asked, guest, own_names))
 
 
 def _open_reconfiguration() -> Reconfiguration:
@@ -400,11 +302,10 @@ class Network:
         self._protocols = settings.protocols
         self._loopback_to_loopback = settings.forwarding.host_lo_to_ns_lo
         asked, protocols = settings.services, settings.protocols
+        egress, ingress, learning = _build_judges(settings, guest)
         policy = Policy(guest, tcp=protocols.tcp, udp=protocols.udp, icmp=protocols.icmp, explain=explain,
                         warn=log.warning, on_ping_forbidden=self._ping_refusal.warn,
-                        egress=build_egress(settings.egress, guest, settings.names.dns_hosts),
-                        ingress=build_ingress(settings.egress),
-                        learning=build_learning(settings.egress, guest, settings.names.dns_hosts))
+                        egress=egress, ingress=ingress, learning=learning)
         self._policy = policy
         self._learned = learned
         self._names = names
@@ -430,7 +331,12 @@ class Network:
         self.engine = Engine(self.policy, self._dispatcher, policy.observed, our_mac=guest.our_mac,
                              mtu=guest.mtu or 0, secret=os.urandom(SECRET_LEN), our_ip4=_our_ip4(guest),
                              udp_timeouts=udp_timeouts())
-        self.live_egress = self._build_live_egress(settings.egress)
+        self.live_egress: LiveEgress | None = None
+        if policy.egress is not None:
+            from passt.run.egress import build_live_egress
+
+            self.live_egress = build_live_egress(settings.egress, policy.egress, self.engine, names,
+                                                 lambda: self.engine.renew(_our_ip4(self._guest)))
         self.engine.switch(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None, tcp=protocols.tcp,
                            udp=protocols.udp, icmp=protocols.icmp)
         self._guest = guest
@@ -445,21 +351,6 @@ class Network:
             self._forwarding = PortForwarding(self.engine, ports, follows=follows_ports(settings),
                                               changes=settings.control.changes_ports, helper=helper,
                                               own_sockets=names.descriptors() if names is not None else ())
-
-    def _build_live_egress(self, asked: EgressSettings) -> LiveEgress | None:
-        """Build what changes rules of egress, if there are any."""
-        path = asked.policy_file
-        if self._policy.egress is None:
-            return None
-        from passt.forward.live_egress import LiveEgress
-
-        names = self._names
-        return LiveEgress(
-            self._policy.egress, self.engine, set_names=names.set_rules if names is not None else None,
-            doors=lambda: [(door.address, door.port) for door in names.doors.values()] if names else [],
-            renew=lambda: self.engine.renew(_our_ip4(self._guest)), tell=log.info,
-            path=os.path.abspath(path) if path is not None else None,
-            compose=lambda rules: replace(asked, from_file=rules).rules)
 
     def _advertise(self, explain: Callable[[str], None] | None) -> None:
         from passt.responders.router_advertiser import RouterAdvertiser
@@ -521,7 +412,7 @@ class Network:
         self._guest = guest
         self._policy.renew(guest)
         if self._policy.egress is not None:
-            self._policy.egress.renew(None, _resolvers_of(guest), _networks_of(guest))
+            self._judge_by(guest, self._policy.egress, None)
         if self._names is not None:
             self._names.renew(guest.names)
         self.engine.renew(_our_ip4(guest))
@@ -533,8 +424,15 @@ class Network:
     def take_host(self, addresses: Collection[bytes]) -> None:
         """Take it that these are the host's addresses now: rules of egress may be about them."""
         if self._policy.egress is not None:
-            self._policy.egress.renew(addresses, _resolvers_of(self._guest), _networks_of(self._guest))
+            self._judge_by(self._guest, self._policy.egress, addresses)
             self.engine.renew(_our_ip4(self._guest))
+
+    @staticmethod
+    def _judge_by(guest: GuestNet, egress: Egress, addresses: Collection[bytes] | None) -> None:
+        """Have flows judged by the networks of *guest*, and by the host's *addresses* if they are others."""
+        from passt.run.egress import networks_of, resolvers_of
+
+        egress.renew(addresses, resolvers_of(guest), networks_of(guest))
 
     def set_neighbours(self, entries: dict[bytes, bytes]) -> None:
         """Show the guest hosts on our link by the MAC addresses in *entries* from now on, others by ours."""

@@ -22,7 +22,6 @@ from passt.run.network import (
     Network,
     load_all,
     open_helper,
-    open_learned,
     open_ports,
     open_ports_file,
     prepare_egress,
@@ -63,13 +62,12 @@ class _Passt:
     """One run, from its first stage to its end."""
 
     def __init__(self, settings: Settings, background: Background) -> None:
-        self._settings = settings
         self._background = background
         self._progress = Progress(VHOST if settings.socket.vhost_user else PASST)
         self._isolation = Isolation(self._progress)
         self._progress.enter("host")
-        self._settings = settings = prepare_egress(settings)
-        self._learned = open_learned(settings.egress, background)
+        settings, self._learned = prepare_egress(settings, background)
+        self._settings = settings
         self._user = identity.choose(settings.process.runas)
         self._connection = None if settings.socket.fd is None else unix_socket.adopt(
             settings.socket.fd, passes_descriptors=settings.socket.vhost_user)

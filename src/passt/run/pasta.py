@@ -41,7 +41,6 @@ from passt.run.network import (
     follows_ports,
     load_all,
     open_helper,
-    open_learned,
     open_ports,
     open_ports_file,
     prepare_egress,
@@ -107,13 +106,12 @@ class _Pasta:
     """One run, from its first stage to its end."""
 
     def __init__(self, settings: Settings, background: Background) -> None:
-        self._settings = settings
         self._background = background
         self._progress = Progress(ATTACHED if settings.namespace.is_attached else COMMAND)
         self._isolation = Isolation(self._progress)
         self._progress.enter("host")
-        self._settings = settings = prepare_egress(settings)
-        self._learned = open_learned(settings.egress, background)
+        settings, self._learned = prepare_egress(settings, background)
+        self._settings = settings
         if settings.diagnostics.pcap is not None:
             background.expect_file()
         self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from passt.run.frame_text import FrameTracer, describe
+from passt.log.frame_text import FrameTracer, describe
 from tests.support.frames import ACK, ICMP, ICMP6, PSH, SYN, ethernet, ip, packed, tcp, udp
 
 G4, R4, G6, R6 = "192.0.2.2", "198.51.100.7", "2001:db8::2", "2001:db8:1::7"
