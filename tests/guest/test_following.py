@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.guest.vm import CARDS, Vm
-from tests.support.lab import FAR4, FAR6, HOST4, HOST6, Lab, Place, connect
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, Lab, Place
 from tests.support.processes import wait_until
 from tests.system.machines import passt
 from tests.system.test_following import (
     ECHO,
     FORWARD,
     HOST_MOVES,
-    NAME_SERVER,
+    HOST_MOVES_BACK,
     NEW4,
     NEW6,
     OUTSIDE_MOVES,
+    ask_far_resolver,
     batch,
     fetch,
-    start_server,
+    host_and_outside,
 )
 
 if TYPE_CHECKING:
@@ -35,14 +36,6 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.slow]
 
 LIMIT_S = 120.0  # the emulated guest starts processes slowly
 PORT = 9000
-HOST_MOVES_BACK = f"""
-addr del {NEW4}/24 dev h0
-addr del {NEW6}/64 dev h0
-addr add {HOST4}/24 dev h0
-addr add {HOST6}/64 dev h0 nodad
-route add default via 203.0.113.1
-route replace default via 2001:db8:1::1
-"""
 FAR = {4: FAR4, 6: f"[{FAR6}]"}
 SETUP = rf"""
 cat >/tmp/lease.sh <<'END'
@@ -82,19 +75,10 @@ has_prefix() {{ # PREFIX new|old
 @pytest.fixture(scope="module")
 def places(lab: Lab) -> Iterator[tuple[Place, Place]]:
     """Make a host and an outside that are connected, with servers; the host has the outside's name server."""
-    host, outside = lab.bare_place(), lab.bare_place()
-    connect(host, outside)
-    for place in (host, outside):
-        start_server(place, [str(lab.directory / "servers.py")])
-    batch(outside, OUTSIDE_MOVES)
-    start_server(outside, ["-c", NAME_SERVER, FAR4, "one"])
-    file = lab.directory / "resolv-following.conf"
-    file.write_text(f"nameserver {FAR4}\n", encoding="ascii")
-    host.run(["sh", "-c", f"mount --bind {file} $(realpath /etc/resolv.conf)"])
-    yield host, outside
-    for place in (host, outside):
-        lab.extra.remove(place)
-        place.close()
+    with host_and_outside(lab, connected=True) as made:
+        batch(made[1], OUTSIDE_MOVES)
+        ask_far_resolver(lab, *made)
+        yield made
 
 
 class Guest:

@@ -10,9 +10,18 @@ import pytest
 from tests.interop.conftest import HELPERS
 from tests.interop.podman import CLIENT, Podman
 from tests.interop.tree import Tree
-from tests.support.lab import FAR4, FAR6, HOST4, HOST6, Lab, Place, connect
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, Lab, Place
 from tests.support.processes import wait_until
-from tests.system.test_following import HOST_MOVES, NEW4, NEW6, OUTSIDE_MOVES, batch, fetch, start_server
+from tests.system.test_following import (
+    HOST_MOVES,
+    HOST_MOVES_BACK,
+    NEW4,
+    NEW6,
+    OUTSIDE_MOVES,
+    batch,
+    fetch,
+    host_and_outside,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,14 +29,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_userns]
 
 LIMIT_S = 60.0  # podman takes long to start a command
-HOST_MOVES_BACK = f"""
-addr del {NEW4}/24 dev h0
-addr del {NEW6}/64 dev h0
-addr add {HOST4}/24 dev h0
-addr add {HOST6}/64 dev h0 nodad
-route add default via 203.0.113.1
-route replace default via 2001:db8:1::1
-"""
 SERVER = """
 import socket
 with socket.create_server(("::", 9000), family=socket.AF_INET6, dualstack_ipv6=True) as server:
@@ -41,14 +42,8 @@ with socket.create_server(("::", 9000), family=socket.AF_INET6, dualstack_ipv6=T
 @pytest.fixture
 def places(lab: Lab) -> Iterator[tuple[Place, Place]]:
     """Make a host and an outside of their own, with servers, that are connected."""
-    host, outside = lab.bare_place(), lab.bare_place()
-    connect(host, outside)
-    for place in (host, outside):
-        start_server(place, [str(lab.directory / "servers.py")])
-    yield host, outside
-    for place in (host, outside):
-        lab.extra.remove(place)
-        place.close()
+    with host_and_outside(lab, connected=True) as made:
+        yield made
 
 
 @pytest.fixture

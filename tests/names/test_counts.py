@@ -32,20 +32,6 @@ GOOD = address("192.0.2.80", 60)
 ASKED = query("www.example")
 
 
-@pytest.fixture
-def make() -> Iterator[Callable[..., NamesBench]]:
-    """Make benches that are closed in the end."""
-    made: list[NamesBench] = []
-
-    def bench(n_servers: int = 1, **options: object) -> NamesBench:
-        made.append(NamesBench(n_servers, **options))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield bench
-    for one in made:
-        one.close()
-
-
 def test_names_are_those_of_drops_and_of_others() -> None:
     assert all(name.startswith("names_") for name in NAMES[:DROPS_FROM])
     assert all(name.startswith("drop_names_") for name in NAMES[DROPS_FROM:])

@@ -26,25 +26,11 @@ from tests.support.name_server import (
 from tests.support.processes import is_readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 GOOD = address("192.0.2.80")
 ASKED = query("www.example")
 ANSWER = reply(ASKED, GOOD)
-
-
-@pytest.fixture
-def make() -> Iterator[Callable[..., NamesBench]]:
-    """Make benches that are closed in the end."""
-    made: list[NamesBench] = []
-
-    def bench(n_servers: int = 1, **options: object) -> NamesBench:
-        made.append(NamesBench(n_servers, **options))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield bench
-    for one in made:
-        one.close()
 
 
 def test_answer_comes_back_under_the_client_s_id(make: Callable[..., NamesBench]) -> None:

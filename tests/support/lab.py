@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypedDict, Unpack
 
 from tests.support import switches
-from tests.support.processes import children, descendants, process_state, wait_until
+from tests.support.processes import children, descendants, is_readable, process_state, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -130,6 +130,19 @@ class Running:
         wait_until(lambda: not any(process_state(pid) for pid in pids), "killed processes are gone", 60)
         self.popen.kill()
         self.popen.communicate(timeout=20)
+
+
+def next_line(running: Running) -> str:
+    """Return the next line that *running* prints."""
+    output = running.popen.stdout
+    assert output is not None
+    line = b""
+    while not line.endswith(b"\n"):
+        assert is_readable(output.fileno(), 120)
+        data = os.read(output.fileno(), 1)
+        assert data, f"it ended after {line!r}"
+        line += data
+    return line.decode().rstrip("\n")
 
 
 @dataclass

@@ -14,10 +14,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.lab import PRIVATE_PLACES, SETTLE_S, UID, Lab, LabError, Place, make_lab, userns_refusal
+from tests.support.lab import (
+    PRIVATE_PLACES,
+    PROGRAMS,
+    SETTLE_S,
+    UID,
+    Lab,
+    LabError,
+    Place,
+    Running,
+    make_lab,
+    next_line,
+    userns_refusal,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 TEST_LIMIT_S = 300
 
@@ -126,3 +138,23 @@ def scratch(user: bool) -> Iterator[Path]:
         os.chown(directory, UID, UID)
     yield directory
     shutil.rmtree(directory)
+
+
+@pytest.fixture
+def name_server(lab: Lab) -> Iterator[Callable[[str, str], Running]]:
+    """Have the host ask one name server, which answers in a way; all is as before in the end."""
+    path: Path = lab.host.directory / "etc" / "resolv.conf"
+    before = path.read_text(encoding="utf-8")
+    running: list[Running] = []
+
+    def start(way: str, answer: str) -> Running:
+        argv = ["/usr/bin/python3", "-I", str(PROGRAMS / "name_server.py"), "127.0.0.79", way, answer]
+        running.append(lab.host.spawn(argv))
+        assert next_line(running[-1]) == "ready"
+        path.write_text("nameserver 127.0.0.79\n", encoding="utf-8")
+        return running[-1]
+
+    yield start
+    path.write_text(before, encoding="utf-8")
+    for server in running:
+        server.kill()

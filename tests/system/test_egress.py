@@ -12,7 +12,7 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 
-from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, PROGRAMS, Lab
+from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, Lab
 from tests.support.processes import is_readable
 from tests.system.machines import FORMS, MAC, passt
 from tests.system.test_dns_forwarder import forwarders
@@ -20,7 +20,6 @@ from tests.system.test_machine import OUR_MAC, QUESTION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from scapy.packet import Packet
 
@@ -251,28 +250,6 @@ subprocess.run([sys.executable, "-I", "-c", probe, *sys.argv[4].split()], check=
 """
 
 
-@pytest.fixture
-def name_server(lab: Lab) -> Iterator[Callable[[str, str], None]]:
-    """Have the host ask one name server, which answers in a way; all is as before in the end."""
-    path: Path = lab.host.directory / "etc" / "resolv.conf"
-    before = path.read_text()
-    running: list[Running] = []
-
-    def start(way: str, answer: str) -> None:
-        argv = ["/usr/bin/python3", "-I", str(PROGRAMS / "name_server.py"), "127.0.0.79", way, answer]
-        running.append(lab.host.spawn(argv))
-        output = running[-1].popen.stdout
-        assert output is not None
-        assert is_readable(output.fileno(), 60)
-        assert output.readline() == b"ready\n"
-        path.write_text("nameserver 127.0.0.79\n")
-
-    yield start
-    path.write_text(before)
-    for server in running:
-        server.kill()
-
-
 def ask_and_probe(lab: Lab, options: tuple[str, ...], questions: list[str], words: list[str], *, user: bool
                   ) -> tuple[dict[str, str], dict[str, str]]:
     """Ask, then try *words*, in one namespace; return what came of each."""
@@ -291,7 +268,7 @@ def question(name: str, kind: str = "A", server: str = FORWARD4, protocol: str =
 @pytest.mark.usefixtures("servers")
 @pytest.mark.parametrize("way", ["good", "alias"])
 def test_name_opens_its_addresses_and_nothing_else(lab: Lab, user: bool, way: str,
-                                                   name_server: Callable[[str, str], None]) -> None:
+                                                   name_server: Callable[[str, str], Running]) -> None:
     name_server(way, FAR4)
     words = all_ways(FAR4, FAR6)
     rules = ("--allow", f"www.good.test:{PORT}")
@@ -311,7 +288,7 @@ def test_name_opens_its_addresses_and_nothing_else(lab: Lab, user: bool, way: st
 
 @pytest.mark.usefixtures("servers")
 def test_answer_is_never_faster_than_its_pin(lab: Lab, user: bool,
-                                             name_server: Callable[[str, str], None]) -> None:
+                                             name_server: Callable[[str, str], Running]) -> None:
     """A program that connects as soon as it has an address is let."""
     name_server("good", FAR4)
     script = f"""
@@ -337,7 +314,7 @@ print("done")
 @pytest.mark.usefixtures("servers")
 @pytest.mark.parametrize("address", ["127.0.0.1", "169.254.169.254", "10.0.0.1", HOST4, OUTSIDE4])
 def test_no_name_leads_to_the_host_or_its_networks(lab: Lab, user: bool, address: str,
-                                                   name_server: Callable[[str, str], None]) -> None:
+                                                   name_server: Callable[[str, str], Running]) -> None:
     """OUTSIDE4 is the gateway, which means the host's loopback."""
     name_server("good", address)
     asked = question("www.good.test")
@@ -377,7 +354,7 @@ def test_rules_by_name_need_a_place_for_the_forwarder(lab: Lab) -> None:
 
 @pytest.mark.usefixtures("servers")
 def test_without_the_forwarder_nothing_new_passes(lab: Lab, user: bool,
-                                                  name_server: Callable[[str, str], None]) -> None:
+                                                  name_server: Callable[[str, str], Running]) -> None:
     """Whoever kills it: no name is answered, the host's server is not asked, no address is opened."""
     name_server("good", FAR4)
     script = f"""

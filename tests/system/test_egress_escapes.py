@@ -5,18 +5,26 @@ Each attempt is made without any capability, and as root of the namespace; one w
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.lab import FAR4, FAR6, HOST4, HOST6, OUTSIDE4, OUTSIDE6, PROGRAMS, Lab, Place, Running
-from tests.support.processes import is_readable
+from tests.support.lab import (
+    FAR4,
+    FAR6,
+    HOST4,
+    HOST6,
+    OUTSIDE4,
+    OUTSIDE6,
+    Lab,
+    Place,
+    Running,
+    next_line,
+)
 from tests.system.escapes import GROUP4, GROUP6
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.needs_root
 
@@ -50,19 +58,6 @@ def start(place: Place, *arguments: str) -> Running:
     return running
 
 
-def next_line(running: Running) -> str:
-    """Return the next line that *running* prints."""
-    output = running.popen.stdout
-    assert output is not None
-    line = b""
-    while not line.endswith(b"\n"):
-        assert is_readable(output.fileno(), 120)
-        data = os.read(output.fileno(), 1)
-        assert data, f"it ended after {line!r}"
-        line += data
-    return line.decode().rstrip("\n")
-
-
 @pytest.fixture
 def far(lab: Lab) -> Iterator[None]:
     """Give the outside the addresses that no rule opens."""
@@ -80,24 +75,6 @@ def sink(lab: Lab) -> Iterator[Running]:
     running = start(lab.outside, str(lab.directory / "escapes.py"), "sink", str(SINK), str(MARKER))
     yield running
     running.kill()
-
-
-@pytest.fixture
-def name_server(lab: Lab) -> Iterator[Callable[[str, str], Running]]:
-    """Have the host ask one name server, which answers in a way; all is as before in the end."""
-    path: Path = lab.host.directory / "etc" / "resolv.conf"
-    before = path.read_text()
-    running: list[Running] = []
-
-    def start_one(way: str, answer: str) -> Running:
-        running.append(start(lab.host, str(PROGRAMS / "name_server.py"), "127.0.0.79", way, answer))
-        path.write_text("nameserver 127.0.0.79\n")
-        return running[-1]
-
-    yield start_one
-    path.write_text(before)
-    for server in running:
-        server.kill()
 
 
 def attempt(lab: Lab, options: Iterable[str], words: Iterable[str], *, user: bool,

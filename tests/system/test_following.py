@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,6 +46,14 @@ addr add {NEW4}/24 dev h0
 addr add {NEW6}/64 dev h0 nodad
 route add default via 192.0.2.1
 route replace default via 2001:db8:9::1
+"""
+HOST_MOVES_BACK = f"""
+addr del {NEW4}/24 dev h0
+addr del {NEW6}/64 dev h0
+addr add 203.0.113.2/24 dev h0
+addr add 2001:db8:1::2/64 dev h0 nodad
+route add default via 203.0.113.1
+route replace default via 2001:db8:1::1
 """
 # Another address in the same subnet.
 HOST_STAYS = """
@@ -195,16 +204,33 @@ def start_server(place: Place, argv: list[str]) -> Running:
     return running
 
 
-@pytest.fixture
-def places(lab: Lab) -> Iterator[tuple[Place, Place]]:
-    """Make a host and an outside that are not connected yet; both have servers."""
+@contextmanager
+def host_and_outside(lab: Lab, *, connected: bool) -> Iterator[Places]:
+    """Make a host and an outside, both with servers."""
     host, outside = lab.bare_place(), lab.bare_place()
+    if connected:
+        connect(host, outside)
     for place in (host, outside):
         start_server(place, [str(lab.directory / "servers.py")])
     yield host, outside
     for place in (host, outside):
         lab.extra.remove(place)
         place.close()
+
+
+def ask_far_resolver(lab: Lab, host: Place, outside: Place) -> None:
+    """Have *host* ask a name server of the outside's, which answers "one"."""
+    start_server(outside, ["-c", NAME_SERVER, FAR4, "one"])
+    file = lab.directory / "resolv-far.conf"
+    file.write_text(f"nameserver {FAR4}\n", encoding="ascii")
+    host.run(["sh", "-c", f"mount --bind {file} $(realpath /etc/resolv.conf)"])
+
+
+@pytest.fixture
+def places(lab: Lab) -> Iterator[Places]:
+    """Make a host and an outside that are not connected yet; both have servers."""
+    with host_and_outside(lab, connected=False) as made:
+        yield made
 
 
 def fetch(place: Place, address: str, port: int) -> str:

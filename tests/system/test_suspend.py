@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.lab import FAR4, FAR6, HOST4, Lab, Place, connect
+from tests.support.lab import FAR4, FAR6, HOST4, Lab, Place
 from tests.support.processes import wait_until
 from tests.system.test_following import (
     ECHO,
     FORWARD,
     HOST_MOVES,
     MAPPED,
-    NAME_SERVER,
     NEW4,
     NEW6,
     OUTSIDE_MOVES,
     Guest,
+    ask_far_resolver,
     batch,
     fetch,
-    start_server,
+    host_and_outside,
 )
 
 if TYPE_CHECKING:
@@ -38,18 +38,9 @@ pytestmark = pytest.mark.needs_root
 @pytest.fixture
 def places(lab: Lab) -> Iterator[tuple[Place, Place]]:
     """Make a host and an outside that are connected, with servers; the host has the outside's name server."""
-    host, outside = lab.bare_place(), lab.bare_place()
-    connect(host, outside)
-    for place in (host, outside):
-        start_server(place, [str(lab.directory / "servers.py")])
-    start_server(outside, ["-c", NAME_SERVER, FAR4, "one"])
-    file = lab.directory / "resolv-suspend.conf"
-    file.write_text(f"nameserver {FAR4}\n", encoding="ascii")
-    host.run(["sh", "-c", f"mount --bind {file} $(realpath /etc/resolv.conf)"])
-    yield host, outside
-    for place in (host, outside):
-        lab.extra.remove(place)
-        place.close()
+    with host_and_outside(lab, connected=True) as made:
+        ask_far_resolver(lab, *made)
+        yield made
 
 
 def test_host_that_was_renumbered_while_all_slept(lab: Lab, places: tuple[Place, Place], plain: bool) -> None:
