@@ -19,8 +19,8 @@ Messages on the channel, a request and a reply at a time; numbers in network ord
     errno 4 | user 4, and the descriptor of a socket          reply; errno 0: done
 
 First of all the helper says "ready", when it has given up what it does not need, or why it cannot. A reply
-that comes too late would be taken for that to the next request: who has waited in vain closes the channel,
-and the helper ends.
+that comes too late would be taken for that to the next request: who has waited in vain asks nothing more
+until it has come and is thrown away, so a helper that was stopped holds the loop up once.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ class PortHelper:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._channel.settimeout(TIMEOUT_S)
+        self._is_reply_due = False
 
     def open(self, rule: PortRule, port: int, ifindex6: int = 0) -> int:
         """Open the socket for one port of *rule*, as a `HostBinder` with *ifindex6* does. Raises OSError."""
@@ -116,20 +117,32 @@ class PortHelper:
 
     def _ask(self, request: bytes, fds: list[int]) -> tuple[int, list[int]]:
         """Return the user and descriptors of the reply to *request* with *fds*. Raises OSError."""
-        if self._channel.fileno() < 0:
-            raise OSError(errno.EPIPE, _GONE)
         try:
+            if self._is_reply_due:
+                self._throw_away_late_reply()
             _send(self._channel, request, fds)
+            self._is_reply_due = True
             data, received = _receive(self._channel, _REPLY.size)
-        except TimeoutError:
-            self._channel.close()
-            raise OSError(errno.EPIPE, "the process that binds low ports does not answer, and is given up"
-                          ) from None
+            self._is_reply_due = False
+        except (TimeoutError, BlockingIOError):
+            raise OSError(errno.EAGAIN, "the process that binds low ports does not answer") from None
+        except ConnectionError:
+            raise OSError(errno.EPIPE, _GONE) from None
         number, user = _REPLY.unpack(data) if len(data) == _REPLY.size else (errno.EPIPE, 0)
         if number:
             _close(received)
             raise OSError(number, os.strerror(number) if len(data) == _REPLY.size else _GONE)
         return user, received
+
+    def _throw_away_late_reply(self) -> None:
+        """Raise BlockingIOError if it has not come yet."""
+        self._channel.settimeout(0)
+        try:
+            _, fds = _receive(self._channel, _REPLY.size)
+        finally:
+            self._channel.settimeout(TIMEOUT_S)
+        _close(fds)
+        self._is_reply_due = False
 
 
 def _send(channel: socket.socket, data: bytes, fds: list[int]) -> None:
