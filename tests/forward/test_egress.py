@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passt.config.egress_grammar import parse_egress_rule
+from passt.facts.contracts import FORWARDER
 from passt.facts.egress import EgressRule, EgressRules
-from passt.forward.egress import FORWARDER, Egress, embedded_ip4
+from passt.forward.egress import Egress, embedded_ip4
 
 TCP, UDP, ICMP, ICMP6 = IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6
 HOST = frozenset((ip_address("203.0.113.9").packed, ip_address("2001:db8:9::9").packed))

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passt.config.egress_grammar import parse_egress_rule
-from passt.facts.contracts import PROHIBITED, FlowPolicy, InboundTarget, Target
+from passt.facts.contracts import FORWARDER, PROHIBITED, FlowPolicy, InboundTarget, Target
 from passt.facts.egress import EgressRules
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.host import InterfaceAddress
 from passt.facts.port_rule import PortRule
-from passt.forward.egress import FORWARDER, Egress, Ingress, Refused
+from passt.forward.egress import Egress, Ingress, Refused
 from passt.forward.learning import Learning
 from passt.forward.pins import Pins
 from passt.forward.policy import Policy

@@ -43,6 +43,10 @@ PROHIBITED = Target(b"", 0)
 """What `FlowPolicy.outbound` answers for a flow that a rule forbids: the guest is told so, and at once."""
 
 
+FORWARDER = b""
+"""The address of our forwarder of names for rules of egress: by whatever address it is reached, it is we."""
+
+
 class InboundTarget(NamedTuple):
     """What the guest sees of a flow that a host-side client opened."""
 

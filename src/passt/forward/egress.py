@@ -25,6 +25,7 @@ from heapq import heappop, heappush
 from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 
 from passt.facts.address import IP4_LEN, IP6_LEN, IP6_LOOPBACK
+from passt.facts.contracts import FORWARDER
 from passt.facts.doh_servers import DOH_ADDRESSES, DOH_NAMES, DOH_PORT
 from passt.facts.egress import DNS, HOST, ICMP, TCP, UDP, WORDS, EgressRule
 from passt.light.values import NamedTuple, replace
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from passt.facts.egress import EgressRules
     from passt.forward.pins import Pins
 
-FORWARDER = b""
 _DNS_PORTS = ((53, 53), (853, 853))
 _ALL_PORTS = ((0, 0xFFFF),)
 _ALL_BUT_DNS = ((0, 52), (54, 852), (854, 0xFFFF))

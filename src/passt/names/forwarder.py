@@ -147,7 +147,7 @@ class Forwarder:
         """Tell all who wait; without an *answer*, that there is none."""
         waiting = self._waiting.pop(key)
         query = waiting[0].query
-        if answer is not None and not self._judge.admit(query, answer):
+        if answer is not None and not self._judge.admit(query):
             answer = None
         if answer is not None and self._cache is not None:
             self._cache.keep(query, answer)

@@ -114,8 +114,8 @@ class Judge:
         self._told[name] = now
         self._tell(f"refused: the name {show_name(name)}: no rule allows it")
 
-    def admit(self, query: DnsView, _answer: DnsView) -> bool:
-        """Tell whether *_answer* to *query* may be passed on: rules may have come since it was asked."""
+    def admit(self, query: DnsView) -> bool:
+        """Tell whether an answer to *query* may be passed on: rules may have come since it was asked."""
         return self._rules is None or self._rules.may_ask(query.name)
 
     def pins(self, query: DnsView, answer: DnsView) -> list[Pin] | None:
