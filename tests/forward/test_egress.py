@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from passt.config.egress_grammar import parse_egress_rule
 from passt.facts.contracts import FORWARDER
-from passt.facts.egress import EgressRule, EgressRules
-from passt.forward.egress import Egress, embedded_ip4
+from passt.facts.egress import EgressRule, EgressRules, RefusedName, Why
+from passt.forward.egress import Egress, Refused, embedded_ip4
 
 TCP, UDP, ICMP, ICMP6 = IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6
 HOST = frozenset((ip_address("203.0.113.9").packed, ip_address("2001:db8:9::9").packed))
@@ -206,8 +206,55 @@ def test_last_refusal_has_its_rule() -> None:
     decider = egress("deny 192.0.2.1:80")
     assert decider.why(TCP, 80, packed("192.0.2.1")) is None
     decider.refuse(TCP, 80, packed("192.0.2.1"), 0)
-    assert decider.why(TCP, 80, packed("192.0.2.1")) == "rule 'deny 192.0.2.1:80'"
+    assert decider.why(TCP, 80, packed("192.0.2.1")) == Refused(
+        TCP, packed("192.0.2.1"), 80, "rule 'deny 192.0.2.1:80'", "deny 192.0.2.1:80")
     assert decider.why(UDP, 80, packed("192.0.2.1")) is None
     decider.refuse(TCP, 1, packed("192.0.2.2"), 1)
     assert decider.why(TCP, 80, packed("192.0.2.1")) is None
-    assert decider.why(TCP, 1, packed("192.0.2.2")) == "no rule fits"
+    assert decider.why(TCP, 1, packed("192.0.2.2")) == Refused(TCP, packed("192.0.2.2"), 1, "no rule fits")
+
+
+def test_names_that_the_forwarder_has_refused_are_counted_and_told() -> None:
+    told: list[tuple[str, str]] = []
+    watched: list[tuple[str, str | None, str]] = []
+    rules = (parse_egress_rule("ads.example", allows=False), parse_egress_rule("*.example", allows=True))
+    decider = Egress(EgressRules(rules, False), tell_name=lambda *each: told.append(each))
+    names = [RefusedName(0, Why.QUESTION, "ads.example"), RefusedName(2, Why.QUESTION, "x.test"),
+             RefusedName(2, Why.DOH, "dns.google"), RefusedName(0, Why.ALIAS, "www.example"),
+             RefusedName(1, Why.NOT_PINNED, "in.example"), RefusedName(2, Why.TOO_MANY, "many.test"),
+             RefusedName(3, Why.QUESTION, "of.no.rule")]
+    decider.refuse_names([(0, 5), (2, 7), (3, 9), (0xFFFF, 9)], names[:1])
+    decider.watch_name = lambda *each: watched.append(each)
+    decider.refuse_names([(0, 1)], names[1:])
+    assert decider.names_refused == [6, 0, 7]
+    assert told == [
+        ("ads.example", "rule 'deny ads.example'"),
+        ("x.test", "no rule allows it"),
+        ("dns.google", "a server of DNS over HTTPS takes a rule with exactly its name"),
+        ("www.example", "rule 'deny ads.example': it is about an alias of the name"),
+        ("in.example", "rule 'allow *.example': the addresses of the answer were not taken"),
+        ("many.test", "the answer has too many addresses")]
+    assert [(name, why) for name, _, why in watched] == told[1:]
+    assert [rule for _, rule, _ in watched] == [None, None, "deny ads.example", "allow *.example", None]
+
+
+def test_what_was_refused_is_listed_and_stays_with_its_rule() -> None:
+    decider = egress("deny 192.0.2.1", "deny ads.example", "allow 198.51.100.1")
+    assert decider.refusals() == {None: (0, 0)}
+    decider.refuse(TCP, 80, packed("192.0.2.1"), 0)
+    decider.refuse(TCP, 80, packed("192.0.2.9"), 3)
+    decider.refuse_names([(1, 4), (3, 2)], ())
+    decider.renew(None, ())
+    found = {"deny 192.0.2.1": (1, 0), "deny ads.example": (0, 4), None: (1, 2)}
+    assert decider.refusals() == found
+    decider.replace(EgressRules((*decider.rules.rules[1::-1],), False))
+    assert decider.refusals() == found
+    assert decider.names_refused == [4, 0, 2]
+    decider.replace(EgressRules((), False))
+    assert decider.refusals() == {None: (1, 2)}
+
+
+def test_rule_that_is_there_twice_is_listed_once() -> None:
+    decider = egress("deny 192.0.2.1", "deny 192.0.2.1")
+    decider.refuse_names([(0, 2), (1, 3)], ())
+    assert decider.refusals() == {"deny 192.0.2.1": (0, 5), None: (0, 0)}

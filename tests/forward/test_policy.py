@@ -701,7 +701,8 @@ def test_rule_refuses_and_the_guest_is_told() -> None:
     assert outbound(policy, TCP, "198.51.100.1") is PROHIBITED
     assert outbound(policy, UDP, "198.51.100.1") is PROHIBITED
     assert outbound(policy, TCP, "198.51.100.1", 80) == Target(packed("198.51.100.1"), 80)
-    assert told == [Refused(proto, packed("198.51.100.1"), 443, "rule 'deny 198.51.100.0/24:443'")
+    assert told == [Refused(proto, packed("198.51.100.1"), 443, "rule 'deny 198.51.100.0/24:443'",
+                            "deny 198.51.100.0/24:443")
                     for proto in (TCP, UDP)]
     assert policy.egress is not None
     assert policy.egress.refused == [2, 0]

@@ -59,3 +59,12 @@ def test_answer_is_told_once_a_second_for_its_address() -> None:
     bench.now += INTERVAL_S
     bench.teller.note_answer(WHERE, "it may not be")
     assert len(bench.lines) == 3
+
+
+def test_names_have_lines_of_their_own() -> None:
+    bench = Bench()
+    names: list[str] = []
+    RefusalTeller(bench.lines.append, lambda: bench.now, names.append).note_name("ads.example", "rule 'x'")
+    bench.teller.note_name("ads.example", "no rule allows it")
+    assert names == ["refused: the name ads.example: rule 'x'"]
+    assert bench.lines == ["refused: the name ads.example: no rule allows it"]

@@ -13,7 +13,8 @@ from passt.facts.guest import NameService
 from passt.names.answer_cache import AnswerCache
 from passt.names.forwarder import MAX_WAITING
 from passt.names.judge import Judge
-from passt.names.name_rules import NameRules, Pin
+from passt.names.name_rules import NameRules
+from passt.names.orders import Pin
 from passt.wire.dns.message import DnsView, Rcode
 from tests.support.name_server import (
     AAAA,

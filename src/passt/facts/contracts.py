@@ -124,7 +124,7 @@ class FlowWatcher(Protocol):
 
     def on_flow_refused(self, proto: int, source: bytes, source_port: int, destination: bytes,
                         destination_port: int, inbound: bool) -> None:
-        """Take it that the policy refused a flow; *inbound*: one that came to a listener of ours."""
+        """Take it that the policy refused a flow; *inbound*: of a client on the host's side."""
 
     def on_port_opened(self, listener: ListenerInfo) -> None:
         """Take a listener that was opened."""

@@ -22,19 +22,20 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from heapq import heappop, heappush
+from itertools import repeat
 from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 
 from passt.facts.address import IP4_LEN, IP6_LEN, IP6_LOOPBACK
 from passt.facts.contracts import FORWARDER
 from passt.facts.doh_servers import DOH_ADDRESSES, DOH_NAMES, DOH_PORT
-from passt.facts.egress import DNS, HOST, ICMP, TCP, UDP, WORDS, EgressRule
+from passt.facts.egress import DNS, HOST, ICMP, TCP, UDP, WORDS, EgressRule, Why
 from passt.light.values import NamedTuple, replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-    from passt.facts.egress import EgressRules
+    from passt.facts.egress import EgressRules, RefusedName
     from passt.forward.pins import Pins
 
 _DNS_PORTS = ((53, 53), (853, 853))
@@ -60,15 +61,22 @@ _EMBEDDING = (
     (bytes(10) + b"\xff\xff", (slice(12, 16),)),                    # IPv4-mapped, RFC 4291 2.5.5.2
 )
 _UNUSED_BYTE = 8
+_WHY_NAME = {
+    Why.ALIAS: "it is about an alias of the name",
+    Why.DOH: "a server of DNS over HTTPS takes a rule with exactly its name",
+    Why.TOO_MANY: "the answer has too many addresses",
+    Why.NOT_PINNED: "the addresses of the answer were not taken",
+}  # fmt: skip
 
 
 class Refused(NamedTuple):
-    """A flow of the guest that was refused: where the guest wanted to go, and *why* it may not."""
+    """A flow of the guest that was refused: where the guest wanted to go, *why* it may not, and the rule."""
 
     proto: int
     address: bytes
     port: int
     why: str
+    rule: str | None = None
 
 
 class _PortMap:
@@ -162,15 +170,19 @@ class Egress:
     *networks* are those that it is in, pairs of an address and a prefix length. *pins* keep what names have.
 
     `refused` counts flows that were refused, by place of the rule; that behind the last one is the default's;
-    `last` is the last of them. *tell* gets each, and *tell_answer* the address of an answer that may not be,
-    and why.
+    `last` is the last of them. `names_refused` counts names and their answers in the same way. *tell* gets
+    each flow, *tell_answer* the address of an answer that may not be, and why, *tell_name* a name and why.
+    `watch_name` gets with the name the text of the rule, if it was one, and why.
     """
 
     def __init__(self, rules: EgressRules, host: Collection[bytes] = (), resolvers: Collection[bytes] = (),
                  tell: Callable[[Refused], None] | None = None, pins: Pins | None = None,
                  networks: Collection[tuple[bytes, int]] = (),
-                 tell_answer: Callable[[bytes, str], None] | None = None) -> None:
+                 tell_answer: Callable[[bytes, str], None] | None = None,
+                 tell_name: Callable[[str, str], None] | None = None) -> None:
         self._networks = networks
+        self._tell_name = tell_name
+        self.watch_name: Callable[[str, str | None, str], None] | None = None
         self._tell_answer = tell_answer
         self._tell = tell
         self._pins = pins
@@ -184,6 +196,7 @@ class Egress:
         self.has_names = rules.has_names
         n_rules = len(rules.rules)
         self.refused = [0] * (n_rules + 1)
+        self.names_refused = [0] * (n_rules + 1)
         # With rules by name nobody but the forwarder answers for names, unless a rule says so with the port.
         resolvers = () if self.has_names else self._resolvers
         self._allowing = _Side(_numbered(rules.rules, allows=True), self._host, resolvers, n_rules,
@@ -203,9 +216,9 @@ class Egress:
         self._networks = networks
         self._host = self._host if host is None else host
         self._resolvers = resolvers
-        refused = self.refused
+        refused, names_refused = self.refused, self.names_refused
         self._set(self.rules)
-        self.refused = refused
+        self.refused, self.names_refused = refused, names_refused
 
     def replace(self, rules: EgressRules) -> None:
         """Decide by *rules* from now on. Rules that stay keep their counts, and what names of theirs have.
@@ -214,12 +227,13 @@ class Egress:
         suffix an address was pinned for is not known.
         """
         before = self.rules.rules
-        counts = dict(zip(before, self.refused, strict=False))
-        n_by_default = self.refused[-1]
+        refused, names_refused = self.refused, self.names_refused
         if self._pins is not None:
             self._pins.move(_moved(before, rules.rules))
         self._set(rules)
-        self.refused = [counts.get(rule, 0) for rule in rules.rules] + [n_by_default]
+        self.refused, self.names_refused = (
+            [*map(dict(zip(before, counts, strict=False)).get, rules.rules, repeat(0)), counts[-1]]
+            for counts in (refused, names_refused))
 
     def decide(self, proto: int, port: int, address: bytes, asked: bytes, *, lapsed: bool = False
                ) -> tuple[bool, int]:
@@ -295,14 +309,57 @@ class Egress:
     def refuse(self, proto: int, port: int, asked: bytes, place: int) -> None:
         """Count and tell that a flow to what the guest calls *asked* was refused by the rule at *place*."""
         self.refused[place] += 1
-        self.last = Refused(proto, asked, port, self.describe(place))
+        self.last = Refused(proto, asked, port, self.describe(place), self.text_of(place))
         if self._tell is not None:
             self._tell(self.last)
 
-    def why(self, proto: int, port: int, asked: bytes) -> str | None:
+    def refuse_names(self, numbers: Iterable[tuple[int, int]], names: Iterable[RefusedName]) -> None:
+        """Count that rules at some places have refused so many names, and tell of some *names*.
+
+        The forwarder says so, which may be in the hands of a server of names: what is shown is of its making,
+        and bounded.
+        """
+        most = len(self.rules.rules)
+        for place, number in numbers:
+            if place <= most:
+                self.names_refused[place] += number
+        for place, why, name in names:
+            if place > most:
+                continue
+            reason = self._describe_name(place, why)
+            if self._tell_name is not None:
+                self._tell_name(name, reason)
+            if self.watch_name is not None:
+                self.watch_name(name, self.text_of(place), reason)
+
+    def _describe_name(self, place: int, why: Why) -> str:
+        """Say why a name is refused, by the rule at *place* if there is one."""
+        if why == Why.QUESTION:
+            return self.describe(place) if place < len(self.rules.rules) else "no rule allows it"
+        rule = f"{self.describe(place)}: " if place < len(self.rules.rules) else ""
+        return f"{rule}{_WHY_NAME[why]}"
+
+    def refusals(self) -> dict[str | None, tuple[int, int]]:
+        """Return how many flows and names each rule has refused that has refused something, by its text.
+
+        The default is None, and there whatever it has refused.
+        """
+        found: dict[str | None, tuple[int, int]] = {}
+        for place, (flows, names) in enumerate(zip(self.refused, self.names_refused, strict=True)):
+            rule = self.text_of(place)
+            if flows or names or rule is None:
+                before = found.get(rule, (0, 0))               # a rule may be there twice
+                found[rule] = (before[0] + flows, before[1] + names)
+        return found
+
+    def why(self, proto: int, port: int, asked: bytes) -> Refused | None:
         """Return what refused a flow just now; None if that was no rule."""
         last = self.last
-        return last.why if last is not None and last[:3] == (proto, asked, port) else None
+        return last if last is not None and last[:3] == (proto, asked, port) else None
+
+    def text_of(self, place: int) -> str | None:
+        """Return the rule at *place* as in a file, None for the default."""
+        return self.rules.rules[place].text if place < len(self.rules.rules) else None
 
     def describe(self, place: int) -> str:
         """Name the rule at *place*, or the default."""

@@ -1,4 +1,4 @@
-"""What people are told of flows that rules of egress refuse: each target once a second. Pure, no I/O.
+"""What people are told of flows and names that rules of egress refuse: each once a second. Pure, no I/O.
 
 How many lines there are at most is for who writes them (`log.limited`).
 """
@@ -21,10 +21,16 @@ _NAMES = {IPPROTO_TCP: "TCP", IPPROTO_UDP: "UDP"}
 
 
 class RefusalTeller:
-    """Calls *tell* with a line for a flow that is refused, but for a target that was told of just now."""
+    """Calls *tell* with a line for a flow that is refused, but for a target that was told of just now.
 
-    def __init__(self, tell: Callable[[str], None], clock: Callable[[], float]) -> None:
+    *tell_name* gets lines about names, of which the forwarder keeps back what was told of just now: so that a
+    flood of names hides no flows, and the other way round.
+    """
+
+    def __init__(self, tell: Callable[[str], None], clock: Callable[[], float],
+                 tell_name: Callable[[str], None] | None = None) -> None:
         self._tell = tell
+        self._tell_name = tell_name or tell
         self._recent = Recent(clock)
 
     def note(self, refused: Refused) -> None:
@@ -39,3 +45,7 @@ class RefusalTeller:
         """Take it that the answer to a query was refused since it had *address*."""
         if self._recent.is_due((_ANSWER, address, 0)):
             self._tell(f"refused: an answer with {format_ip(address)}: {why}")
+
+    def note_name(self, name: str, why: str) -> None:
+        """Take it that a query for *name* was refused, or the answer to it."""
+        self._tell_name(f"refused: the name {name}: {why}")

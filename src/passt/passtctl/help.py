@@ -21,6 +21,7 @@ _PARTS: dict[str, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
     "top": (_FLOW_FILTER, ("Keys", (("h", "all of them"), ("q", "quit")))),
     "events": (("KIND", (
         ("flow_opened flow_closed flow_refused", "closed: what it carried, and why"),
+        ("name_refused", "a name that rules of egress forbid"),
         ("port_opened port_closed", "a port that we listen on"),
         ("guest_address host_changed", "learnt of the guest; followed by --follow"),
         ("limit_reached lost", "lost: for who reads slowly; always told"))),),

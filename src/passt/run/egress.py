@@ -67,12 +67,13 @@ def build_egress(asked: EgressSettings, guest: GuestNet, own_names: Iterable[tup
     """
     if not asked.has_rules:
         return None
-    teller = RefusalTeller(lambda text: log.limited(log.INFO, "egress", text), monotonic)
+    teller = RefusalTeller(lambda text: log.limited(log.INFO, "egress", text), monotonic,
+                           lambda text: log.limited(log.INFO, "egress names", text))
     pins = None
     if guest.names is not None:    # rules by name may come later
         pins = Pins(monotonic, ((name, address.packed) for name, address in own_names))
     return Egress(asked.rules, _read_addresses(), resolvers_of(guest), teller.note, pins, networks_of(guest),
-                  teller.note_answer)
+                  teller.note_answer, teller.note_name)
 
 
 def open_learned(asked: EgressSettings, background: Background) -> LearnedFile | None:
