@@ -441,6 +441,27 @@ def test_second_file_does_not_take_the_place_of_the_first(option: str) -> None:
     built(option, "a", option, "a")
 
 
+@pytest.mark.parametrize(("option", "argument"), [
+    ("--learn", "FILE"), ("--policy", "FILE"), ("--ports-file", "FILE"), ("--control", "PATH|auto"),
+    ("--allow", "RULE"), ("--deny", "RULE"), ("--allow-from", "ADDR[/LEN]"), ("--dns-refuse", "CODE")])
+def test_option_that_stands_where_an_argument_is_to_be_is_refused(option: str, argument: str) -> None:
+    for value in ("--", "--config-net", "-d", "-"):
+        path = f"; the path is written ./{value}" if argument in {"FILE", "PATH|auto"} else ""
+        with pytest.raises(ConfigError) as caught:
+            built(option, value)
+        then = ", then --" if value == "--" else ""
+        assert str(caught.value) == (f"option '{option}': '{value}' stands where {argument} is to be; give"
+                                     f" {option} {argument}{then}{path}")
+    if path:
+        built(option, "./--")
+
+
+def test_options_of_the_manual_take_whatever_follows_them() -> None:
+    """As getopt(3) does."""
+    assert built("--log-file", "--").log.log_file == "--"
+    assert built("--pcap", "-d").diagnostics.pcap == "-d"
+
+
 def test_loopback_without_splice_is_refused() -> None:
     for option in ("--host-lo-to-ns-lo", "--splice-only"):
         with pytest.raises(ConfigError, match=f"'{option}' needs the bypass that --no-splice disables"):

@@ -210,12 +210,30 @@ LISTS: dict[str, Callable[[str, Changes], Changes]] = {
 }
 
 
+# Options that passt(1) does not have, with an argument that does not begin with a dash. getopt(3) takes what
+# follows an option that needs an argument for that, an option or -- too; those of passt(1) stay as they are.
+_OWN_ARGUMENTS = frozenset(("allow", "deny", "policy", "dns-refuse", "learn", "allow-from", "control",
+                            "ports-file"))
+
+
+def _refuse_option(occurrence: Occurrence) -> None:
+    """Refuse an option, or --, that stands where the argument of *occurrence* is. Raises ConfigError."""
+    value, argument = occurrence.value, occurrence.option.argument
+    if not value.startswith("-"):
+        return
+    right = f"--{occurrence.option.name} {argument}" + (", then --" if value == "--" else "")
+    path = f"; the path is written ./{value}" if argument.partition("|")[0] in {"FILE", "PATH"} else ""
+    raise ConfigError(f"'{value}' stands where {argument} is to be; give {right}{path}")
+
+
 def _apply(occurrence: Occurrence, changes: Changes, ports: PortTable) -> None:
     name = occurrence.option.name
     if name in FLAGS:
         changes.update(FLAGS[name])
         return
     try:
+        if name in _OWN_ARGUMENTS:
+            _refuse_option(occurrence)
         if name in PORT_OPTIONS:
             ports.add(name, occurrence.value)
         elif name in LISTS:
