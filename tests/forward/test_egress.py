@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from passt.config.egress_grammar import parse_egress_rule
 from passt.facts.contracts import FORWARDER
 from passt.facts.egress import EgressRule, EgressRules, RefusedName, Why
-from passt.forward.egress import Egress, Refused, embedded_ip4
+from passt.forward.egress import Egress, Refused
 
 TCP, UDP, ICMP, ICMP6 = IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6
 HOST = frozenset((ip_address("203.0.113.9").packed, ip_address("2001:db8:9::9").packed))
@@ -115,18 +115,34 @@ def test_address_that_means_the_host_is_allowed_as_the_host_only() -> None:
 
 
 @pytest.mark.parametrize("address", [
-    "64:ff9b::169.254.169.254", "64:ff9b:1::169.254.169.254", "64:ff9b:1:a9fe:a9:fe00::",
-    "64:ff9b:1:ffa9:fe:a9fe::", "64:ff9b:1:ffff:a9:fea9:fe00:0", "2002:a9fe:a9fe::1", "::169.254.169.254",
-    "::ffff:169.254.169.254",
+    "64:ff9b::169.254.169.254", "64:ff9b:1::169.254.169.254", "64:ff9b:1:a9fe:a9:fe00::", "2002:a9fe:a9fe::1",
+    "2001:0:a9fe:a9fe::1", "2001::5601:5601", "fe80::5efe:169.254.169.254", "2001:db8::200:5efe:a9fe:a9fe",
+    "::169.254.169.254", "::ffff:169.254.169.254",
 ])
 def test_denied_address_is_denied_within_an_ipv6_address_too(address: str) -> None:
-    assert packed("169.254.169.254") in embedded_ip4(packed(address))
     assert not decide(egress("deny metadata"), TCP, address)
     assert not decide(egress("deny 169.254.0.0/16", "allow ::/0"), TCP, address)
     assert not decide(egress("deny icmp:169.254.0.0/16"), ICMP6, address)
     assert decide(egress("deny 169.254.0.0/16:80"), TCP, address)
     # What is allowed is the address itself.
     assert not decide(egress("allow 169.254.0.0/16"), TCP, address)
+
+
+def test_prefix_of_the_network_s_own_nat64_is_known_if_it_is_given() -> None:
+    prefix = (packed("2001:db8:64::"), 96)
+    rules = EgressRules((parse_egress_rule("metadata", allows=False),), True)
+    inside = packed("2001:db8:64::169.254.169.254")
+    assert Egress(rules).decide(TCP, 80, inside, inside)[0]
+    assert not Egress(rules, nat64=(prefix,)).decide(TCP, 80, inside, inside)[0]
+    named = EgressRules((parse_egress_rule("www.example", allows=True),), False)
+    assert not Egress(named).is_inner(inside)
+    assert Egress(named, nat64=(prefix,)).is_inner(inside)
+    # Servers of DNS over HTTPS, too, are closed by it, if a rule is about a name.
+    doh = packed("2001:db8:64::8.8.8.8")
+    wide = EgressRules((*named.rules, parse_egress_rule("::/0", allows=True)), False)
+    assert Egress(wide).decide(TCP, 443, doh, doh)[0]
+    assert not Egress(wide, nat64=(prefix,)).decide(TCP, 443, doh, doh)[0]
+
 
 
 def test_rules_of_one_family_do_not_open_the_other() -> None:

@@ -264,6 +264,10 @@ OPTIONS: tuple[Option, ...] = (
            "Read rules from FILE, in TOML, and try them after those of --deny and --allow: a list rules of"
            " texts 'allow RULE' and 'deny RULE', default, and profiles (docs/egress.md). SIGHUP has it read"
            " again.", available=True),
+    Option(EGRESS, "", "nat64-prefix", "PREFIX/LEN",
+           "Deny what this network's NAT64, at PREFIX of length 32, 40, 48, 56, 64 or 96, takes to an IPv4"
+           " address that a rule denies. The well-known prefixes, 6to4, Teredo and ISATAP need no option.",
+           repeat=ACCUMULATES, available=True),
     Option(EGRESS, "", "dns-refuse", "CODE",
            "What is answered to a query for a name that no rule allows: refused, or nxdomain, as if there"
            " were no such name. Default: refused.", available=True),

@@ -4,7 +4,7 @@ Theory of operation. The first rule that fits decides. A rule fits by the addres
 connect to, not by the one that the guest sees: the gateway's address may mean the host's loopback, and who
 allows the gateway's network has not allowed that. Where a mistake would open something, more is looked at: a
 rule that denies fits the address that the guest asked for, too, and the IPv4 address within an IPv6 one that
-a translator on the way would take out (`embedded_ip4`). So "the first rule that fits" is the first of two:
+a translator on the way would take out (`translators`). So "the first rule that fits" is the first of two:
 the first that allows, by the one address, and the first that denies, by all of them.
 
 A flow costs the same with one rule as with thousands. All rules about one network and protocol make one
@@ -29,6 +29,7 @@ from passt.facts.address import IP4_LEN, IP6_LEN, IP6_LOOPBACK
 from passt.facts.contracts import FORWARDER
 from passt.facts.doh_servers import DOH_ADDRESSES, DOH_NAMES, DOH_PORT
 from passt.facts.egress import DNS, HOST, ICMP, TCP, UDP, WORDS, EgressRule, Why
+from passt.forward.translators import embedded_ip4
 from passt.light.values import NamedTuple, replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -50,17 +51,7 @@ _RESERVED = frozenset((53, 853))
 _INNER = (*(EgressRule(False, WORDS[word]) for word in ("private", "link-local", "metadata", "multicast")),
           EgressRule(False, word=HOST),
           EgressRule(False, ((bytes(4), 8), (bytes((240, 0, 0, 0)), 4), (bytes(16), 128))))
-
-# Where IPv6 addresses have an IPv4 address in them: what they begin with, and where it starts.
-_EMBEDDING = (
-    (bytes.fromhex("0064ff9b0000000000000000"), (slice(12, 16),)),  # NAT64, RFC 6052 2.1
-    # NAT64 of one's own network (RFC 8215), of any length of prefix (RFC 6052 2.2): byte 8 is no part of it
-    (bytes.fromhex("0064ff9b0001"), (slice(12, 16), slice(9, 13), slice(7, 12), slice(6, 11))),
-    (bytes.fromhex("2002"), (slice(2, 6),)),                        # 6to4, RFC 3056 2
-    (bytes(12), (slice(12, 16),)),                                  # IPv4-compatible, RFC 4291 2.5.5.1
-    (bytes(10) + b"\xff\xff", (slice(12, 16),)),                    # IPv4-mapped, RFC 4291 2.5.5.2
-)
-_UNUSED_BYTE = 8
+# Why a name is refused, beside the rule.
 _WHY_NAME = {
     Why.ALIAS: "it is about an alias of the name",
     Why.DOH: "a server of DNS over HTTPS takes a rule with exactly its name",
@@ -167,7 +158,8 @@ class Ingress:
 class Egress:
     """Decides by *rules*; *host* are the host's own addresses, *resolvers* the servers of names that it uses.
 
-    *networks* are those that it is in, pairs of an address and a prefix length. *pins* keep what names have.
+    *networks* are those that it is in, *nat64* prefixes of the network's NAT64: pairs of an address and a
+    prefix length. *pins* keep what names have.
 
     `refused` counts flows that were refused, by place of the rule; that behind the last one is the default's;
     `last` is the last of them. `names_refused` counts names and their answers in the same way. *tell* gets
@@ -179,8 +171,10 @@ class Egress:
                  tell: Callable[[Refused], None] | None = None, pins: Pins | None = None,
                  networks: Collection[tuple[bytes, int]] = (),
                  tell_answer: Callable[[bytes, str], None] | None = None,
-                 tell_name: Callable[[str, str], None] | None = None) -> None:
+                 tell_name: Callable[[str, str], None] | None = None,
+                 nat64: Collection[tuple[bytes, int]] = ()) -> None:
         self._networks = networks
+        self._nat64 = nat64
         self._tell_name = tell_name
         self.watch_name: Callable[[str, str | None, str], None] | None = None
         self._tell_answer = tell_answer
@@ -243,16 +237,15 @@ class Egress:
         does. Echo requests have any port. With *lapsed* names have the addresses of before, too, as for a
         flow that is there already.
         """
-        exact = self._exact if self._exact is not None and _is_doh(proto, port, address) else None
+        exact = self._exact if self._exact is not None and self._is_doh(proto, port, address) else None
         allowed = (exact or self._allowing).find(proto, port, address)
         denying = self._denying
         denied = denying.find(proto, port, address)
         if address:
             if asked != address:
                 denied = min(denied, denying.find(proto, port, asked))
-            if len(address) == IP6_LEN:
-                for inner in embedded_ip4(address):
-                    denied = min(denied, denying.find(_translated(proto), port, inner))
+            for inner in embedded_ip4(address, self._nat64):
+                denied = min(denied, denying.find(_translated(proto), port, inner))
         if self._pins is not None and address:
             for place in self._pins.find(address, lapsed=lapsed):
                 rule = self.rules.rules[place]
@@ -262,6 +255,11 @@ class Egress:
         if allowed == denied:
             return exact is None and self._allows_rest(proto, port, address), allowed
         return allowed < denied, min(allowed, denied)
+
+    def _is_doh(self, proto: int, port: int, address: bytes) -> bool:
+        """Tell whether a flow is to a well-known server of DNS over HTTPS."""
+        return port == DOH_PORT and proto in _WITH_PORTS and any(
+            each in DOH_ADDRESSES for each in (address, *embedded_ip4(address, self._nat64)))
 
     def _allows_rest(self, proto: int, port: int, address: bytes) -> bool:
         """Tell whether a flow is allowed that no rule is about."""
@@ -303,8 +301,8 @@ class Egress:
         inner = self._inner
         if inner is None:
             return False
-        found = [address, *(embedded_ip4(address) if len(address) == IP6_LEN else ())]
-        return any(inner.find(IPPROTO_TCP, 1, each) == 0 for each in found)
+        return any(inner.find(IPPROTO_TCP, 1, each) == 0
+                   for each in (address, *embedded_ip4(address, self._nat64)))
 
     def refuse(self, proto: int, port: int, asked: bytes, place: int) -> None:
         """Count and tell that a flow to what the guest calls *asked* was refused by the rule at *place*."""
@@ -387,24 +385,6 @@ def _behind_denied(rules: Sequence[EgressRule]) -> Iterator[tuple[int, EgressRul
             denied |= {rule}
 
 
-def embedded_ip4(address: bytes) -> list[bytes]:
-    """Return the IPv4 addresses to which a translator or tunnel may take what is sent to an IPv6 *address*.
-
-    Networks may choose other prefixes for NAT64, which nobody can know by the address.
-    """
-    for prefix, places in _EMBEDDING:
-        if address.startswith(prefix):
-            return [_cut(address, place) for place in places]
-    return []
-
-
-def _cut(address: bytes, place: slice) -> bytes:
-    """Take 4 bytes out of *address*, past the byte that RFC 6052 leaves unused if that lies among them."""
-    if place.stop - place.start == IP4_LEN:
-        return address[place]
-    return address[place.start:_UNUSED_BYTE] + address[_UNUSED_BYTE + 1:place.stop]
-
-
 def covers(rule: EgressRule, name: str) -> bool:
     """Tell whether *rule*, which is about a name, is about *name*."""
     return name.endswith(f".{rule.name}") if rule.is_suffix else name == rule.name
@@ -417,12 +397,6 @@ def fits(rule: EgressRule, proto: int, port: int) -> bool:
     if proto not in _WITH_PORTS:
         return not rule.ports
     return any(first <= port <= last for first, last in rule.ports or _ALL_BUT_DNS)
-
-
-def _is_doh(proto: int, port: int, address: bytes) -> bool:
-    """Tell whether a flow is to a well-known server of DNS over HTTPS."""
-    return port == DOH_PORT and proto in _WITH_PORTS and (address in DOH_ADDRESSES or any(
-        inner in DOH_ADDRESSES for inner in (embedded_ip4(address) if len(address) == IP6_LEN else ())))
 
 
 def _translated(proto: int) -> int:
