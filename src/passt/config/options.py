@@ -258,7 +258,9 @@ OPTIONS: tuple[Option, ...] = (
            " server. What is denied fails at once.",
            repeat=ACCUMULATES, available=True),
     Option(EGRESS, "", "deny", "RULE",
-           "Deny flows to what RULE names, whatever --allow says; without --allow, all others are allowed.",
+           "Deny flows to what RULE names, whatever --allow says; without --allow, all others are allowed."
+           " Queries for a NAME are refused, but none of its addresses is closed: who knows one reaches it if"
+           " the rest is allowed.",
            repeat=ACCUMULATES, available=True),
     Option(EGRESS, "", "policy", "FILE",
            "Read rules from FILE, in TOML, and try them after those of --deny and --allow: a list rules of"

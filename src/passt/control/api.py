@@ -259,10 +259,11 @@ class Api:
         return self.policy(request, client)
 
     def explain(self, request: Request, _client: Client) -> Response:
-        """Tell what would become of a flow, and why."""
+        """Tell what would become of a flow, or of a question for a name, and why."""
         if self.explainer is None:
             raise RefusalError(503, "the program is still starting")
-        return answer(self.explainer.explain(request.query))
+        egress = self.live_egress.egress if self.live_egress is not None else None
+        return answer(self.explainer.explain(request.query, egress))
 
     def turns(self, request: Request, client: Client) -> Response:
         """Measure how long turns of the loop take, and tell it after as many seconds as are asked for."""

@@ -330,6 +330,25 @@ class Egress:
             if self.watch_name is not None:
                 self.watch_name(name, self.text_of(place), reason)
 
+    def decide_name(self, name: str) -> tuple[bool, int, str]:
+        """Decide as the forwarder does on a question for *name*, in text form and lower case.
+
+        Returns whether it may be asked for, the place of the rule that says so, that behind the last if none
+        does, and why, for people.
+        """
+        rules, nowhere = self.rules.rules, len(self.rules.rules)
+        if not self.has_names:
+            return True, nowhere, "no rule is about a name"
+        places = [place for place, rule in enumerate(rules) if rule.name and covers(rule, name)]
+        if places and rules[places[0]].allows and name in DOH_NAMES:
+            places = [place for place in places if not rules[place].is_suffix]
+        if places:
+            return rules[places[0]].allows, places[0], self.describe(places[0])
+        if name in DOH_NAMES:
+            return False, nowhere, _WHY_NAME[Why.DOH]
+        return self.rules.allows_rest, nowhere, "no rule is about it" if self.rules.allows_rest else (
+            self._describe_name(nowhere, Why.QUESTION))
+
     def _describe_name(self, place: int, why: Why) -> str:
         """Say why a name is refused, by the rule at *place* if there is one."""
         if why == Why.QUESTION:
