@@ -35,6 +35,7 @@ VALUES: dict[str, str] = {
     "learn": FILES,
     "allow": "host private link-local metadata multicast dns",
     "deny": "host private link-local metadata multicast dns", "allow-from": NOTHING,
+    "nat64-prefix": NOTHING,
     "dns-refuse": "refused nxdomain",
     "ns-mac-addr": NOTHING, "fd": NOTHING, "clear": "HOST SPLICE",
 }

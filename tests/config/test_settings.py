@@ -148,8 +148,8 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
 
 
 def test_every_available_option_has_a_use_here() -> None:
-    # The two need another option; `test_last_of_several_uses_counts` has them.
-    used = {name for name, _, _ in USES} | {*ACTIONS} | {"dns-route", "dns-hosts"}
+    # The first two need another option; `test_last_of_several_uses_counts` has them. So does the third.
+    used = {name for name, _, _ in USES} | {*ACTIONS} | {"dns-route", "dns-hosts", "nat64-prefix"}
     assert used == {option.name for option in OPTIONS if option.available}
 
 
@@ -201,6 +201,8 @@ BAD_VALUES = {
     "allow": ["", "x", "192.0.2.5/24", "192.0.2.5:0"], "deny": ["", "icmp:private:80"],
     "policy": [""],
     "learn": [""],
+    "nat64-prefix": ["", "x", "192.0.2.0/24", "2001:db8::", "2001:db8::/80", "2001:db8::1/96",
+                     "2001:db8:0:0:100::/96"],
     "allow-from": ["", "x", "private", "192.0.2.5:80", "192.0.2.5/24", "::ffff:192.0.2.5"],
 }
 
@@ -439,6 +441,45 @@ def test_second_file_does_not_take_the_place_of_the_first(option: str) -> None:
     with pytest.raises(ConfigError, match=f"^option '{option}': 'b' is a second file, after 'a'; give one$"):
         built(option, "a", option, "b")
     built(option, "a", option, "a")
+
+
+def test_prefixes_of_nat64_are_for_rules() -> None:
+    prefixes = ("2001:db8:64::/96", "2001:db8:65::/64")
+    given = [word for prefix in prefixes for word in ("--nat64-prefix", prefix)]
+    for other in (("--deny", "private"), ("--allow", "host"), ("--policy", "x"), ("--learn", "x")):
+        assert built(*given, *other).egress.nat64_prefixes == (
+            (IPv6Address("2001:db8:64::").packed, 96), (IPv6Address("2001:db8:65::").packed, 64))
+    with pytest.raises(ConfigError, match="'--nat64-prefix' is about what rules deny: add --deny"):
+        built(*given)
+    many = [word for n in range(9) for word in ("--nat64-prefix", f"2001:db8:{n}::/96")]
+    with pytest.raises(ConfigError, match="'2001:db8:8::/96' is one too many; 8 are the limit"):
+        built(*many, "--deny", "host")
+    with pytest.raises(ConfigError, match="of which bits 64 to 71 are zero"):
+        built("--nat64-prefix", "2001:db8:0:0:100::/96")
+    with pytest.raises(ConfigError, match="of IPv6 with a length of 32, 40, 48, 56, 64 or 96, as in"):
+        built("--nat64-prefix", "2001:db8::/80")
+
+
+@pytest.mark.parametrize(("option", "argument"), [
+    ("--learn", "FILE"), ("--policy", "FILE"), ("--ports-file", "FILE"), ("--control", "PATH|auto"),
+    ("--allow", "RULE"), ("--deny", "RULE"), ("--allow-from", "ADDR[/LEN]"), ("--dns-refuse", "CODE"),
+    ("--nat64-prefix", "PREFIX/LEN")])
+def test_option_that_stands_where_an_argument_is_to_be_is_refused(option: str, argument: str) -> None:
+    for value in ("--", "--config-net", "-d", "-"):
+        path = f"; the path is written ./{value}" if argument in {"FILE", "PATH|auto"} else ""
+        with pytest.raises(ConfigError) as caught:
+            built(option, value)
+        then = ", then --" if value == "--" else ""
+        assert str(caught.value) == (f"option '{option}': '{value}' stands where {argument} is to be; give"
+                                     f" {option} {argument}{then}{path}")
+    if path:
+        built(option, "./--")
+
+
+def test_options_of_the_manual_take_whatever_follows_them() -> None:
+    """As getopt(3) does."""
+    assert built("--log-file", "--").log.log_file == "--"
+    assert built("--pcap", "-d").diagnostics.pcap == "-d"
 
 
 def test_loopback_without_splice_is_refused() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from passt import log
 from passt.control.api import LISTENERS_AT_ONCE, RECORDS_AT_ONCE, Api, Known
-from passt.control.events import KINDS, MAX_LISTENERS, MAX_QUEUED
+from passt.control.events import KINDS, MAX_LISTENERS, MAX_QUEUED, NAMES_A_SECOND
 from passt.control.http import Request, Response
 from passt.control.ports import PortRules
 from passt.control.routes import ROUTES
@@ -23,6 +23,7 @@ from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.host import HostChange
 from passt.facts.port_rule import PortRule
 from passt.facts.settings import Settings, SocketSettings
+from passt.forward.egress import Refused
 from passt.forward.guest_addresses import Observed
 from passt.light.values import replace
 from passt.steer.tables import ClientTables
@@ -308,9 +309,10 @@ def test_events_come_as_lines_and_only_while_somebody_listens(bench: Bench) -> N
     watcher.on_flow_opened(make_flow(4))
     watcher.on_flow_ended(make_flow(4), "finished")
     watcher.on_flow_refused(17, bytes(4), 1, bytes((1, 2, 3, 4)), 53, False)
-    bench.api.events.why_refused = lambda *flow: f"rule 'deny {flow}'"
+    bench.api.events.why_refused = lambda *flow: Refused(17, b"", 53, f"rule 'deny {flow}'", f"deny {flow}")
     watcher.on_flow_refused(17, bytes(4), 1, bytes((1, 2, 3, 4)), 53, False)
     watcher.on_flow_refused(17, bytes(4), 1, bytes((1, 2, 3, 4)), 53, True)
+    bench.api.events.on_name_refused("ads.example", "deny ads.example", "rule 'deny ads.example'")
     bench.source.ports = [ListenerInfo(6, 8003, RULE, namespace=False)]
     bench.source.listener_page = bench.source.listeners_at = None  # type: ignore[assignment,method-assign]
     watcher.on_port_opened(bench.source.ports[0])     # there may be 60,000 others: they are not looked at
@@ -320,21 +322,48 @@ def test_events_come_as_lines_and_only_while_somebody_listens(bench: Bench) -> N
     moved = replace(GUEST, mtu=1400)
     bench.api.on_host_changed(moved, [HostChange("address", 4, "192.0.2.5/24", "192.0.2.6/24")])
     with bench.turning():
-        events = [json.loads(response.readline()) for _ in range(9)]
+        events = [json.loads(response.readline()) for _ in range(10)]
     assert [event["event"] for event in events] == [
-        "flow_opened", "flow_closed", *["flow_refused"] * 3, "port_opened", "guest_address", "limit_reached",
-        "host_changed"]
-    assert [events[8][name] for name in ("what", "family", "before", "after")] == [
+        "flow_opened", "flow_closed", *["flow_refused"] * 3, "name_refused", "port_opened", "guest_address",
+        "limit_reached", "host_changed"]
+    assert [events[9][name] for name in ("what", "family", "before", "after")] == [
         "address", "ip4", "192.0.2.5/24", "192.0.2.6/24"]
     assert (events[1]["reason"], events[1]["flow"]["bytes"]["to_guest"]) == ("finished", 20_000_000_000)
     assert [event["reason"] for event in events[2:5]] == [
         None, f"rule 'deny {(17, 53, bytes((1, 2, 3, 4)))}'", None]
+    assert [event["rule"] for event in events[2:5]] == [
+        None, f"deny {(17, 53, bytes((1, 2, 3, 4)))}", None]
+    assert [event["direction"] for event in events[2:5]] == ["outbound", "outbound", "inbound"]
     assert events[2]["destination"] == {"address": "1.2.3.4", "port": 53}
-    assert events[6]["address"] == "192.0.2.77"
-    assert (events[7]["counter"], events[7]["times"]) == ("drop_no_fd", 7)
+    assert [events[5][name] for name in ("name", "rule", "reason")] == [
+        "ads.example", "deny ads.example", "rule 'deny ads.example'"]
+    assert events[7]["address"] == "192.0.2.77"
+    assert (events[8]["counter"], events[8]["times"]) == ("drop_no_fd", 7)
     connection.close()
     bench.source.run()
     assert bench.source.watcher is None
+
+
+def test_names_are_told_up_to_so_many_a_second(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    connections = [bench.connect(), bench.connect()]
+    responses = []
+    with bench.turning():
+        for connection, kinds in zip(connections, ("name_refused,lost", "guest_address,lost"), strict=True):
+            connection.request("GET", f"/v1/events?kinds={kinds}")
+            responses.append(connection.getresponse())
+    now = 1000.0
+    monkeypatch.setattr(bench.api.events, "_clock", lambda: now)
+    for n in range(NAMES_A_SECOND + 5):
+        bench.api.events.on_name_refused(f"n{n}.test", None, "no rule allows it")
+    now += 1
+    bench.api.events.on_name_refused("last.test", None, "no rule allows it")
+    bench.observed.on_guest_address(bytes((192, 0, 2, 78)))
+    with bench.turning():
+        lines = [json.loads(responses[0].readline()) for _ in range(NAMES_A_SECOND + 2)]
+        other = json.loads(responses[1].readline())
+    assert [line["name"] for line in lines[:-2]] == [f"n{n}.test" for n in range(NAMES_A_SECOND)]
+    assert (lines[-2]["event"], lines[-2]["events"], lines[-1]["name"]) == ("lost", 5, "last.test")
+    assert other["event"] == "guest_address"
 
 
 def test_a_slow_reader_loses_events_and_is_told_how_many(bench: Bench) -> None:

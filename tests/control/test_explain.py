@@ -7,16 +7,23 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from passt.control.explain import Explainer
+from passt.config.egress_grammar import parse_rule_line
+from passt.control.explain import Explainer, explain_name
 from passt.facts.contracts import ListenerInfo
+from passt.facts.egress import EgressRules
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.port_rule import PortRule
 from passt.forward.bypass import Bypass
+from passt.forward.egress import Egress
 from passt.forward.policy import Policy
 from passt.light.values import replace
+from passt.names.name_rules import NameRules
 from passt.steer import messages
 from passt.steer.tables import ClientTables
+from passt.wire.dns.message import encode_name
 from tests.control.test_api import OPENAPI, Bench
 from tests.run.test_port_tables import World, opened, tcp
 
@@ -252,5 +259,76 @@ def test_answers_are_what_openapi_says(flows: Flows) -> None:
     validator = jsonschema.Draft202012Validator(described["schema"] | {"components": document["components"]})
     for query in ("inbound=8080", "inbound=8081", "inbound=9999", "inbound=3003", "address=192.0.2.4&port=53",
                   "address=fe80::9&port=1", "address=0.0.0.0&port=1", "address=127.0.0.1&port=5432",
-                  "address=198.51.100.1"):  # fmt: skip
+                  "address=198.51.100.1", "name=x.test"):  # fmt: skip
         validator.validate(flows.ask(query)[1])
+
+
+RULES = ("deny ads.example", "allow *.example:443", "allow 192.0.2.0/24", "allow *.google",
+         "allow dns.quad9.net")
+
+
+CLOSES_NONE = "that closes no address: one that it has is open where other rules allow it"
+
+
+def told_of(name: str, *rules: str, allows_rest: bool = False) -> dict[str, Any]:
+    return explain_name({"name": name}, Egress(EgressRules(tuple(map(parse_rule_line, rules)), allows_rest)))
+
+
+@pytest.mark.parametrize(("name", "verdict", "why", "rule"), [
+    ("ads.example", "refused", "rule 'deny ads.example'", "deny ads.example"),
+    ("ADS.example.", "refused", "rule 'deny ads.example'", "deny ads.example"),
+    ("www.example", "allowed", "rule 'allow *.example:443'", "allow *.example:443"),
+    ("example", "refused", "no rule allows it", None),
+    ("dns.google", "refused", "a server of DNS over HTTPS takes a rule with exactly its name", None),
+    ("dns.quad9.net", "allowed", "rule 'allow dns.quad9.net'", "allow dns.quad9.net"),
+])
+def test_name_is_judged_as_the_forwarder_does(name: str, verdict: str, why: str, rule: str | None) -> None:
+    found = told_of(name, *RULES)
+    assert [found[each] for each in ("verdict", "why", "rule")] == [verdict, why, rule]
+
+
+def test_name_that_is_denied_closes_no_address() -> None:
+    found = told_of("ads.example", "deny ads.example", allows_rest=True)
+    assert found["steps"] == [
+        "queries for it are refused and go nowhere, and answers that lead to it by an alias are refused, too",
+        CLOSES_NONE + ", or the default, which allows"]
+    assert told_of("x.test", *RULES)["steps"] == [
+        "queries for it are refused and go nowhere",
+        CLOSES_NONE]
+
+
+def test_name_that_no_rule_is_about() -> None:
+    found = told_of("x.test", "deny ads.example", allows_rest=True)
+    assert (found["verdict"], found["why"]) == ("allowed", "no rule is about it")
+    assert found["steps"][0].endswith("and the default, which allows")
+    found = told_of("x.test", "allow 192.0.2.1")
+    assert (found["verdict"], found["why"]) == ("allowed", "no rule is about a name")
+    assert found["steps"][0].endswith("and the default, which denies")
+    assert explain_name({"name": "x.test"}, None)["why"] == "there are no rules of egress"
+
+
+NAMES = st.sampled_from(["dns.google", "google", "a.google", "ads.example", "www.example", "x.www.example",
+                         "b.test"])
+
+
+@given(st.lists(st.builds(lambda verb, star, name: f"{verb} {star}{name}", st.sampled_from(["allow", "deny"]),
+                          st.sampled_from(["", "*."]), NAMES.filter(lambda name: "." in name)), max_size=5),
+       st.booleans(), NAMES)
+def test_name_is_told_of_as_the_forwarder_judges_it(lines: list[str], allows_rest: bool, name: str) -> None:
+    rules = EgressRules(tuple(map(parse_rule_line, lines)), allows_rest)
+    is_allowed, place, _ = Egress(rules).decide_name(name)
+    bar = NameRules(rules).find_bar(encode_name(name)) if rules.has_names else None
+    assert is_allowed == (bar is None)
+    if bar is not None:
+        assert place == bar.place
+
+
+@pytest.mark.parametrize("query", ["name=", "name=a..b", "name=x.test&port=80", "name=x.test&protocol=tcp",
+                                   f"name={'x.' * 128}"])
+def test_name_that_makes_no_sense(flows: Flows, query: str) -> None:
+    assert flows.ask(query)[0] == 400
+
+
+def test_name_is_asked_for_by_http(flows: Flows) -> None:
+    status, found = flows.ask("name=x.test")
+    assert (status, found["flows"], found["name"]["name"]) == (200, [], "x.test")

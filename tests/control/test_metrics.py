@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from passt.control.metrics import families, render
+from passt.control.metrics import MAX_RULES, families, render
 from tests.support.control import Source
 
 WANTED = """\
@@ -63,3 +63,18 @@ def test_every_counter_has_one_sample() -> None:
     found = families(counts, {}, version="1", mode="passt", started_s=0, n_clients=0)
     assert sum(len(family.samples) for family in found) == len(counts) + 3
     assert len({family.name for family in found}) == len(found)
+
+
+def test_refusals_of_rules_have_samples_up_to_a_limit() -> None:
+    refusals: dict[str | None, tuple[int, int]] = {f"deny n{n}.test": (n, 1) for n in range(MAX_RULES + 9)}
+    refusals[None] = (7, 8)
+    found = families({}, {}, version="1", mode="passt", started_s=0, n_clients=0, refusals=refusals)
+    lines = [line for line in render(found, is_open=False).decode().splitlines() if "egress" in line]
+    assert lines[:4] == [
+        "# HELP passt_egress_refusals_total Flows and names that rules of egress have refused.",
+        "# TYPE passt_egress_refusals_total counter",
+        'passt_egress_refusals_total{rule="deny n0.test",what="flow"} 0',
+        'passt_egress_refusals_total{rule="deny n0.test",what="name"} 1']
+    assert lines[-2:] == ['passt_egress_refusals_total{rule="default",what="flow"} 7',
+                          'passt_egress_refusals_total{rule="default",what="name"} 8']
+    assert len(lines) == 2 + 2 * (MAX_RULES + 1)

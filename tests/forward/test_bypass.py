@@ -199,6 +199,9 @@ def test_rules_hold_for_the_bypass() -> None:
         assert (found.target is not None) == reaches, text
         assert policy.egress is not None
         assert sum(policy.egress.refused) == (not reaches)
+        # What was refused is known by what the client said, as the event has it.
+        refused = policy.egress.why(IPPROTO_TCP, 8001, loopback)
+        assert (refused is not None) == (not reaches), text
 
 
 def test_what_a_name_opens_is_asked_for_each_time() -> None:

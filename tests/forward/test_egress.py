@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passt.config.egress_grammar import parse_egress_rule
-from passt.facts.egress import EgressRule, EgressRules
-from passt.forward.egress import FORWARDER, Egress, embedded_ip4
+from passt.facts.contracts import FORWARDER
+from passt.facts.egress import EgressRule, EgressRules, RefusedName, Why
+from passt.forward.egress import Egress, Refused
 
 TCP, UDP, ICMP, ICMP6 = IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6
 HOST = frozenset((ip_address("203.0.113.9").packed, ip_address("2001:db8:9::9").packed))
@@ -114,18 +115,34 @@ def test_address_that_means_the_host_is_allowed_as_the_host_only() -> None:
 
 
 @pytest.mark.parametrize("address", [
-    "64:ff9b::169.254.169.254", "64:ff9b:1::169.254.169.254", "64:ff9b:1:a9fe:a9:fe00::",
-    "64:ff9b:1:ffa9:fe:a9fe::", "64:ff9b:1:ffff:a9:fea9:fe00:0", "2002:a9fe:a9fe::1", "::169.254.169.254",
-    "::ffff:169.254.169.254",
+    "64:ff9b::169.254.169.254", "64:ff9b:1::169.254.169.254", "64:ff9b:1:a9fe:a9:fe00::", "2002:a9fe:a9fe::1",
+    "2001:0:a9fe:a9fe::1", "2001::5601:5601", "fe80::5efe:169.254.169.254", "2001:db8::200:5efe:a9fe:a9fe",
+    "::169.254.169.254", "::ffff:169.254.169.254",
 ])
 def test_denied_address_is_denied_within_an_ipv6_address_too(address: str) -> None:
-    assert packed("169.254.169.254") in embedded_ip4(packed(address))
     assert not decide(egress("deny metadata"), TCP, address)
     assert not decide(egress("deny 169.254.0.0/16", "allow ::/0"), TCP, address)
     assert not decide(egress("deny icmp:169.254.0.0/16"), ICMP6, address)
     assert decide(egress("deny 169.254.0.0/16:80"), TCP, address)
     # What is allowed is the address itself.
     assert not decide(egress("allow 169.254.0.0/16"), TCP, address)
+
+
+def test_prefix_of_the_network_s_own_nat64_is_known_if_it_is_given() -> None:
+    prefix = (packed("2001:db8:64::"), 96)
+    rules = EgressRules((parse_egress_rule("metadata", allows=False),), True)
+    inside = packed("2001:db8:64::169.254.169.254")
+    assert Egress(rules).decide(TCP, 80, inside, inside)[0]
+    assert not Egress(rules, nat64=(prefix,)).decide(TCP, 80, inside, inside)[0]
+    named = EgressRules((parse_egress_rule("www.example", allows=True),), False)
+    assert not Egress(named).is_inner(inside)
+    assert Egress(named, nat64=(prefix,)).is_inner(inside)
+    # Servers of DNS over HTTPS, too, are closed by it, if a rule is about a name.
+    doh = packed("2001:db8:64::8.8.8.8")
+    wide = EgressRules((*named.rules, parse_egress_rule("::/0", allows=True)), False)
+    assert Egress(wide).decide(TCP, 443, doh, doh)[0]
+    assert not Egress(wide, nat64=(prefix,)).decide(TCP, 443, doh, doh)[0]
+
 
 
 def test_rules_of_one_family_do_not_open_the_other() -> None:
@@ -205,8 +222,55 @@ def test_last_refusal_has_its_rule() -> None:
     decider = egress("deny 192.0.2.1:80")
     assert decider.why(TCP, 80, packed("192.0.2.1")) is None
     decider.refuse(TCP, 80, packed("192.0.2.1"), 0)
-    assert decider.why(TCP, 80, packed("192.0.2.1")) == "rule 'deny 192.0.2.1:80'"
+    assert decider.why(TCP, 80, packed("192.0.2.1")) == Refused(
+        TCP, packed("192.0.2.1"), 80, "rule 'deny 192.0.2.1:80'", "deny 192.0.2.1:80")
     assert decider.why(UDP, 80, packed("192.0.2.1")) is None
     decider.refuse(TCP, 1, packed("192.0.2.2"), 1)
     assert decider.why(TCP, 80, packed("192.0.2.1")) is None
-    assert decider.why(TCP, 1, packed("192.0.2.2")) == "no rule fits"
+    assert decider.why(TCP, 1, packed("192.0.2.2")) == Refused(TCP, packed("192.0.2.2"), 1, "no rule fits")
+
+
+def test_names_that_the_forwarder_has_refused_are_counted_and_told() -> None:
+    told: list[tuple[str, str]] = []
+    watched: list[tuple[str, str | None, str]] = []
+    rules = (parse_egress_rule("ads.example", allows=False), parse_egress_rule("*.example", allows=True))
+    decider = Egress(EgressRules(rules, False), tell_name=lambda *each: told.append(each))
+    names = [RefusedName(0, Why.QUESTION, "ads.example"), RefusedName(2, Why.QUESTION, "x.test"),
+             RefusedName(2, Why.DOH, "dns.google"), RefusedName(0, Why.ALIAS, "www.example"),
+             RefusedName(1, Why.NOT_PINNED, "in.example"), RefusedName(2, Why.TOO_MANY, "many.test"),
+             RefusedName(3, Why.QUESTION, "of.no.rule")]
+    decider.refuse_names([(0, 5), (2, 7), (3, 9), (0xFFFF, 9)], names[:1])
+    decider.watch_name = lambda *each: watched.append(each)
+    decider.refuse_names([(0, 1)], names[1:])
+    assert decider.names_refused == [6, 0, 7]
+    assert told == [
+        ("ads.example", "rule 'deny ads.example'"),
+        ("x.test", "no rule allows it"),
+        ("dns.google", "a server of DNS over HTTPS takes a rule with exactly its name"),
+        ("www.example", "rule 'deny ads.example': it is about an alias of the name"),
+        ("in.example", "rule 'allow *.example': the addresses of the answer were not taken"),
+        ("many.test", "the answer has too many addresses")]
+    assert [(name, why) for name, _, why in watched] == told[1:]
+    assert [rule for _, rule, _ in watched] == [None, None, "deny ads.example", "allow *.example", None]
+
+
+def test_what_was_refused_is_listed_and_stays_with_its_rule() -> None:
+    decider = egress("deny 192.0.2.1", "deny ads.example", "allow 198.51.100.1")
+    assert decider.refusals() == {None: (0, 0)}
+    decider.refuse(TCP, 80, packed("192.0.2.1"), 0)
+    decider.refuse(TCP, 80, packed("192.0.2.9"), 3)
+    decider.refuse_names([(1, 4), (3, 2)], ())
+    decider.renew(None, ())
+    found = {"deny 192.0.2.1": (1, 0), "deny ads.example": (0, 4), None: (1, 2)}
+    assert decider.refusals() == found
+    decider.replace(EgressRules((*decider.rules.rules[1::-1],), False))
+    assert decider.refusals() == found
+    assert decider.names_refused == [4, 0, 2]
+    decider.replace(EgressRules((), False))
+    assert decider.refusals() == {None: (1, 2)}
+
+
+def test_rule_that_is_there_twice_is_listed_once() -> None:
+    decider = egress("deny 192.0.2.1", "deny 192.0.2.1")
+    decider.refuse_names([(0, 2), (1, 3)], ())
+    assert decider.refusals() == {"deny 192.0.2.1": (0, 5), None: (0, 0)}

@@ -10,9 +10,10 @@ import pytest
 from passt.config.egress_grammar import parse_egress_rule
 from passt.config.policy_file import MAX_LEN, parse_policy
 from passt.errors import ConfigError
+from passt.facts.contracts import FORWARDER
 from passt.facts.egress import MAX_EGRESS_RULES, EgressRules
 from passt.forward import learning as module
-from passt.forward.egress import FORWARDER, Egress
+from passt.forward.egress import Egress
 from passt.forward.learning import UNFINISHED, Learning
 
 FAR, OTHER, INNER, FAR6 = (ip_address(text).packed

@@ -8,9 +8,10 @@ from socket import IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP
 import pytest
 
 from passt.config.egress_grammar import parse_egress_rule
+from passt.facts.contracts import FORWARDER
 from passt.facts.egress import EgressRules
 from passt.forward import pins as module
-from passt.forward.egress import FORWARDER, Egress
+from passt.forward.egress import Egress
 from passt.forward.pins import FLOOR_S, GRACE_S, MAX_OF_RULE, MAX_TTL_S, Pins
 
 TCP, UDP, ICMP = IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from passt.config.egress_grammar import parse_egress_rule
-from passt.facts.contracts import PROHIBITED, FlowPolicy, InboundTarget, Target
+from passt.facts.contracts import FORWARDER, PROHIBITED, FlowPolicy, InboundTarget, Target
 from passt.facts.egress import EgressRules
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.host import InterfaceAddress
 from passt.facts.port_rule import PortRule
-from passt.forward.egress import FORWARDER, Egress, Ingress, Refused
+from passt.forward.egress import Egress, Ingress, Refused
 from passt.forward.learning import Learning
 from passt.forward.pins import Pins
 from passt.forward.policy import Policy
@@ -701,7 +701,8 @@ def test_rule_refuses_and_the_guest_is_told() -> None:
     assert outbound(policy, TCP, "198.51.100.1") is PROHIBITED
     assert outbound(policy, UDP, "198.51.100.1") is PROHIBITED
     assert outbound(policy, TCP, "198.51.100.1", 80) == Target(packed("198.51.100.1"), 80)
-    assert told == [Refused(proto, packed("198.51.100.1"), 443, "rule 'deny 198.51.100.0/24:443'")
+    assert told == [Refused(proto, packed("198.51.100.1"), 443, "rule 'deny 198.51.100.0/24:443'",
+                            "deny 198.51.100.0/24:443")
                     for proto in (TCP, UDP)]
     assert policy.egress is not None
     assert policy.egress.refused == [2, 0]

@@ -1,4 +1,4 @@
-"""Lines about flows that rules refuse: each target once a second, and a bounded memory of targets."""
+"""Lines about flows that rules refuse: each target once a second."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from ipaddress import ip_address
 from socket import IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP
 
 from passt.forward.egress import Refused
-from passt.forward.refusals import INTERVAL_S, MAX_TARGETS, RefusalTeller
+from passt.forward.refusals import RefusalTeller
+from passt.log.recent import INTERVAL_S
 
 WHERE = ip_address("192.0.2.1").packed
 
@@ -49,18 +50,6 @@ def test_targets_differ_by_protocol_address_and_port() -> None:
         "TCP to [2001:db8::1]:443", "ping to 192.0.2.1"]
 
 
-def test_memory_of_targets_is_bounded_and_forgets_the_oldest() -> None:
-    bench = Bench()
-    for port in range(1, MAX_TARGETS + 2):
-        bench.refuse(port=port)
-    assert len(bench.teller._told) == MAX_TARGETS
-    bench.lines.clear()
-    bench.refuse(port=MAX_TARGETS + 1)
-    assert bench.lines == []
-    bench.refuse(port=1)
-    assert len(bench.lines) == 1
-
-
 def test_answer_is_told_once_a_second_for_its_address() -> None:
     bench = Bench()
     bench.refuse()
@@ -70,3 +59,12 @@ def test_answer_is_told_once_a_second_for_its_address() -> None:
     bench.now += INTERVAL_S
     bench.teller.note_answer(WHERE, "it may not be")
     assert len(bench.lines) == 3
+
+
+def test_names_have_lines_of_their_own() -> None:
+    bench = Bench()
+    names: list[str] = []
+    RefusalTeller(bench.lines.append, lambda: bench.now, names.append).note_name("ads.example", "rule 'x'")
+    bench.teller.note_name("ads.example", "no rule allows it")
+    assert names == ["refused: the name ads.example: rule 'x'"]
+    assert bench.lines == ["refused: the name ads.example: no rule allows it"]

@@ -1,4 +1,4 @@
-"""Which names may be asked for, and what answers lead to."""
+"""Which names may be asked for, and what answers lead to; with --learn all may, and each is told."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from struct import pack
 import pytest
 
 from passt.config.egress_grammar import parse_egress_rule
-from passt.facts.egress import EgressRules
-from passt.names.judge import MAX_TOLD, Judge
-from passt.names.name_rules import MAX_ADDRESSES, NameRules, Pin
+from passt.facts.egress import EgressRules, Why
+from passt.names.judge import Judge
+from passt.names.name_rules import MAX_ADDRESSES, NameLearner, NameRules
+from passt.names.orders import Bar, Pin
 from passt.wire.dns.message import DnsView, Rcode, encode_name
-from tests.support.name_server import AAAA, CNAME, TXT, A, query, record, reply
+from tests.support.name_server import AAAA, CNAME, TXT, A, address, query, record, reply
 
 
 def rules_of(*texts: str, allows_rest: bool | None = None) -> EgressRules:
@@ -58,49 +59,42 @@ def test_refused_name_may_be_answered_as_if_it_were_none() -> None:
 def test_answer_is_judged_by_the_rules_that_there_are_when_it_comes() -> None:
     judge = Judge((), (), has_ip6=True, rules=NameRules(rules_of("allow www.example")))
     asked = DnsView(query("www.example", A))
-    answer = DnsView(reply(query("www.example", A)))
     assert judge.judge(asked).reply is None
-    assert judge.admit(asked, answer)
+    assert judge.admit(asked)
     judge.renew(NameRules(rules_of("allow other.example")))
-    assert not judge.admit(asked, answer)
+    assert not judge.admit(asked)
     judge.renew(None)
-    assert judge.admit(asked, answer)
+    assert judge.admit(asked)
 
 
 def test_refused_name_is_answered_at_once_and_asked_of_nobody() -> None:
-    told: list[str] = []
     judge = Judge([("own.lan", ip_address("192.0.2.1"))], (), has_ip6=True,
-                  rules=NameRules(rules_of("allow www.example")), tell=told.append)
+                  rules=NameRules(rules_of("allow www.example")))
     for name in ("secret.evil.example", "own.lan"):
         for kind in (A, AAAA, TXT):
             ruling = judge.judge(DnsView(query(name, kind)))
             assert ruling.reply is not None
             view = DnsView(ruling.reply)
             assert (view.rcode, view.n_answers) == (Rcode.REFUSED, 0)
-    assert told[0] == "refused: the name secret.evil.example: no rule allows it"
+            assert ruling.bar == Bar(1, Why.QUESTION)
     assert judge.judge(DnsView(query("www.example", A))).reply is None
 
 
-def test_refused_name_is_told_once_a_second() -> None:
-    told: list[str] = []
-    now = 0.0
-    judge = Judge((), (), has_ip6=True, rules=NameRules(rules_of("allow www.example")), tell=told.append,
-                  clock=lambda: now)
-
-    def ask(*names: str) -> int:
-        told.clear()
-        for name in names:
-            judge.judge(DnsView(query(name, A)))
-        return len(told)
-
-    assert ask(*["a.example", "A.example", "b.example"] * 3) == 2
-    now = 0.9
-    assert ask("a.example", "c.example") == 1
-    now = 1.1
-    assert ask("a.example", "b.example", "c.example") == 2
-    # What is remembered is bounded, and the oldest goes first.
-    assert ask(*(f"n{number}.example" for number in range(MAX_TOLD))) == MAX_TOLD
-    assert ask("a.example", f"n{MAX_TOLD - 1}.example") == 1
+@pytest.mark.parametrize(("rules", "name", "wanted"), [
+    (("deny ads.example", "allow *.example"), "ads.example", Bar(0, Why.QUESTION)),
+    (("allow *.example", "deny ads.example"), "ads.example", None),
+    (("allow www.example", "deny *.test"), "x.y.test", Bar(1, Why.QUESTION)),
+    (("allow www.example",), "other.example", Bar(1, Why.QUESTION)),
+    (("allow *.google",), "dns.google", Bar(1, Why.DOH)),
+    (("allow *.google", "deny dns.google"), "dns.google", Bar(1, Why.QUESTION)),
+    (("deny *.google", "allow dns.google"), "dns.google", Bar(0, Why.QUESTION)),
+    (("allow dns.google", "deny *.google"), "dns.google", None),
+])
+def test_what_forbids_a_name_is_told_with_its_rule(rules: tuple[str, ...], name: str, wanted: Bar | None
+                                                   ) -> None:
+    judged = NameRules(rules_of(*rules))
+    assert judged.find_bar(encode_name(name)) == wanted
+    assert judged.may_ask(encode_name(name)) == (wanted is None)
 
 
 @pytest.mark.parametrize("kind", [64, 65])
@@ -112,11 +106,13 @@ def test_hints_and_keys_of_connections_are_answered_empty(kind: int) -> None:
     assert (view.rcode, view.n_answers) == (Rcode.NOERROR, 0)
 
 
-def pins(rules: tuple[str, ...], name: str, *records: bytes) -> list[tuple[int, str, int]] | None:
-    """Return place, address and TTL of what an answer leads to."""
+def pins(rules: tuple[str, ...], name: str, *records: bytes) -> list[tuple[int, str, int]] | Bar:
+    """Return place, address and TTL of what an answer leads to, or what forbids it."""
     asked = query(name)
     found = NameRules(rules_of(*rules)).pins(encode_name(name), DnsView(reply(asked, *records)))
-    return None if found is None else [(pin.place, str(ip_address(pin.address)), pin.ttl) for pin in found]
+    if isinstance(found, Bar):
+        return found
+    return [(pin.place, str(ip_address(pin.address)), pin.ttl) for pin in found]
 
 
 def a(name: str, address: str, ttl: int = 60) -> bytes:
@@ -147,7 +143,7 @@ def test_aliases_lead_from_the_name_that_was_asked() -> None:
 
 def test_alias_to_a_denied_name_is_not_passed_on() -> None:
     chain = [alias("www.example", "evil.net"), a("evil.net", "192.0.2.1")]
-    assert pins(("deny evil.net", "allow www.example"), "www.example", *chain) is None
+    assert pins(("deny evil.net", "allow www.example"), "www.example", *chain) == Bar(0, Why.ALIAS)
 
 
 def test_aliases_that_go_round_end() -> None:
@@ -157,9 +153,60 @@ def test_aliases_that_go_round_end() -> None:
 
 def test_answer_with_too_many_addresses_is_not_passed_on() -> None:
     addresses = [a("www.example", f"192.0.2.{number}") for number in range(MAX_ADDRESSES + 1)]
-    assert pins(("allow www.example",), "www.example", *addresses) is None
-    assert len(pins(("allow www.example",), "www.example", *addresses[1:]) or ()) == MAX_ADDRESSES
+    assert pins(("allow www.example",), "www.example", *addresses) == Bar(0, Why.TOO_MANY)
+    found = pins(("allow www.example",), "www.example", *addresses[1:])
+    assert isinstance(found, list)
+    assert len(found) == MAX_ADDRESSES
 
 
 def test_pin_has_a_name_only_if_it_is_learned() -> None:
     assert Pin(1, pack("!I", 2), 3) == (1, b"\0\0\0\2", 3, b"")
+
+
+# With --learn
+
+HTTPS = 65
+FAR = ip_address("192.0.2.1").packed
+
+
+def learner() -> Judge:
+    return Judge((), (), has_ip6=True, rules=NameLearner())
+
+
+def learned(asked: bytes, *records: bytes) -> list[Pin] | Bar:
+    return learner().pins(DnsView(asked), DnsView(reply(asked, *records)))
+
+
+def test_any_name_may_be_asked_for() -> None:
+    for text, kind in (("www.example", A), ("dns.google", AAAA), ("c2Vj.tunnel.example", TXT)):
+        assert learner().judge(DnsView(query(text, kind))).reply is None
+
+
+def test_hints_are_answered_empty_as_with_rules() -> None:
+    ruling = learner().judge(DnsView(query("www.example", HTTPS)))
+    assert ruling.reply is not None
+    assert DnsView(ruling.reply).rcode == Rcode.NOERROR
+
+
+def test_addresses_are_told_with_the_name_that_was_asked() -> None:
+    asked = query("WWW.example")
+    target = encode_name("cdn.test")
+    alias = record(b"\xc0\x0c", CNAME, 60, target)
+    assert learned(asked, alias, record(target, A, 60, FAR)) == [Pin(0, FAR, 0, b"www.example")]
+    assert learned(asked, record(encode_name("other.test"), A, 60, FAR)) == [Pin(0, b"", 0, b"www.example")]
+    assert learned(asked) == [Pin(0, b"", 0, b"www.example")]
+
+
+def test_many_addresses_are_told_up_to_a_limit() -> None:
+    asked = query("www.example")
+    many = [address(f"192.0.2.{i}") for i in range(MAX_ADDRESSES + 5)]
+    found = learned(asked, *many)
+    assert isinstance(found, list)
+    assert len(found) == MAX_ADDRESSES
+
+
+def test_bytes_that_are_no_letters_are_shown_as_what_no_rule_has() -> None:
+    odd = bytes((4,)) + b'a".\n' + b"\0"
+    asked = pack("!6H", 1, 0x100, 1, 0, 0, 0) + odd + pack("!HH", A, 1)
+    found = learner().pins(DnsView(asked), DnsView(reply(asked)))
+    assert found == [Pin(0, b"", 0, b'a"\\046\\010')]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from passt.errors import WireError
 from passt.names import pinboard as module
-from passt.names.name_rules import Pin
 from passt.names.orders import (
     MAX_PINS_LEN,
+    Pin,
     build_learned,
     build_pins,
     build_settled,
@@ -118,7 +118,7 @@ def test_pins_come_over_as_they_were(pins: list[Pin]) -> None:
     assert parse_pins(message) == (0xFFFFFFFF, 0, [(pin.place, pin.address, pin.ttl) for pin in pins])
 
 
-@pytest.mark.parametrize("length", [0, 1, 3, 5, 7, 12, 13, 16, len(build_pins(1, PINS)) - 1])
+@pytest.mark.parametrize("length", [0, 1, 3, 5, 6, 8, 12, 13, 16, len(build_pins(1, PINS)) - 1])
 def test_pins_that_are_cut_off_are_nonsense(length: int) -> None:
     with pytest.raises(WireError):
         parse_pins(build_pins(1, PINS)[:length])
@@ -149,7 +149,7 @@ def test_names_come_over_as_they_were(pins: list[Pin]) -> None:
     assert parse_learned(message) == (0xFFFFFFFF, [(pin.name, pin.address) for pin in pins])
 
 
-@pytest.mark.parametrize("length", [0, 3, 5, 100, 260, 261, 270, len(build_learned(1, LEARNED)) - 1])
+@pytest.mark.parametrize("length", [0, 3, 4, 6, 100, 260, 261, 270, len(build_learned(1, LEARNED)) - 1])
 def test_names_that_are_cut_off_are_nonsense(length: int) -> None:
     with pytest.raises(WireError):
         parse_learned(build_learned(1, LEARNED)[:length])

@@ -44,6 +44,7 @@ def test_each_kind_has_a_line() -> None:
     hub.on_flow_opened(there._replace(inbound=True))
     hub.on_flow_ended(there, "reset")
     hub.on_flow_refused(17, bytes(4), 5, bytes(15) + b"\1", 53, inbound=False)
+    hub.on_name_refused("ads.example", "deny ads.example", "rule 'deny ads.example'")
     rules = [PortRule(6, 80, 81, 8080, spec="-t 80-81:8080-8081"), PortRule(17, 5, 5, 5)]
     hub.on_port_opened(ListenerInfo(6, 81, rules[0], namespace=False))
     hub.on_port_closed(ListenerInfo(17, 5, rules[1], namespace=True))
@@ -56,6 +57,7 @@ def test_each_kind_has_a_line() -> None:
         "flow opened 1.3 tcp 192.0.2.2:40000 <- 198.51.100.1:443",
         "flow closed 1.3 tcp 192.0.2.2:40000 -> 198.51.100.1:443: reset, sent 100, received 20.0G, 5s",
         "flow refused outbound udp 0.0.0.0:5 -> [::1]:53",
+        "name refused ads.example: rule 'deny ads.example'",
         "port opened host tcp *:81 -> 8081 by -t 80-81:8080-8081",
         "port closed namespace udp *:5 -> 5 by udp 5",
         "guest address 192.0.2.2",

@@ -74,6 +74,8 @@ def test_inbound_flows(flows: Flows, capfd: pytest.CaptureFixture[str]) -> None:
     (["::1"], {"address": "::1"}), (["[::1]"], {"address": "::1"}),
     (["[2001:db8::1]:53"], {"address": "2001:db8::1", "port": "53"}),
     (["udp", "--inbound", "53"], {"protocol": "udp", "inbound": "53"}),
+    (["www.example"], {"name": "www.example"}), (["localhost."], {"name": "localhost."}),
+    (["xn--bcher-kva.example"], {"name": "xn--bcher-kva.example"}),
     (["--inbound", "53", "10.0.0.1"], {"inbound": "53", "address": "10.0.0.1"}),
 ])  # fmt: skip
 def test_words_become_parameters(words: list[str], asked: dict[str, str]) -> None:
@@ -98,3 +100,15 @@ def test_refusals_are_told(flows: Flows) -> None:
 def test_endpoints_are_taken_apart() -> None:
     assert split_endpoint("10.0.0.1:80") == ("10.0.0.1", "80")
     assert split_endpoint("2001:db8::80") == ("2001:db8::80", "")
+
+
+@pytest.mark.parametrize("words", [["tcp", "www.example"], ["www.example", "--source", "10.0.0.1"],
+                                   ["--inbound", "80", "www.example"]])
+def test_name_stands_alone(words: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"^'www\.example' is a name, which is asked for before there"):
+        parse_flow(parse(["explain", *words]))
+
+
+def test_name(flows: Flows, capfd: pytest.CaptureFixture[str]) -> None:
+    assert passtctl(flows, "www.example") == 0
+    assert capfd.readouterr().out == "name www.example: allowed (there are no rules of egress)\n"

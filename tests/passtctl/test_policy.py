@@ -51,10 +51,13 @@ def instance(tmp_path: Path) -> Iterator[Policed]:
 def test_rules_and_counts_are_shown(instance: Policed, capfd: pytest.CaptureFixture[str]) -> None:
     instance.egress.refuse(6, 1, bytes((10, 0, 0, 1)), 0)
     instance.egress.refuse(6, 1, bytes((1, 1, 1, 1)), 2)
+    instance.egress.refuse_names([(2, 12)], ())
     assert instance.passtctl() == 0
     assert capfd.readouterr().out.splitlines() == [
-        "RULE                    REFUSED", "deny private                  1",
-        "allow 192.0.2.0/24:443        0", "deny all else                 1"]
+        "RULE                    FLOWS REFUSED  NAMES REFUSED",
+        "deny private                        1              0",
+        "allow 192.0.2.0/24:443              0              0",
+        "deny all else                       1             12"]
     instance.passtctl("show", "--json")
     shown = json.loads(capfd.readouterr().out)
     assert shown["file"] == str(instance.file)
@@ -106,7 +109,8 @@ def test_program_without_rules_has_none_to_change(instance: Policed, capfd: pyte
                                                   ) -> None:
     instance.api.live_egress = None
     assert instance.passtctl() == 0
-    assert capfd.readouterr().out.splitlines() == ["RULE            REFUSED", "allow all else        0"]
+    assert capfd.readouterr().out.splitlines() == [
+        "RULE            FLOWS REFUSED  NAMES REFUSED", "allow all else              0              0"]
     instance.file.write_text("rules = []")
     with pytest.raises(HostError, match="was started without rules of egress"):
         instance.passtctl("set", str(instance.file))

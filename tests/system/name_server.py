@@ -3,7 +3,8 @@
 It needs the standard library alone. Ways: good; dead: takes queries and says nothing; lies: answers another
 question, another ID, and cuts answers off; garbage: random bytes; servfail; udp-only: no TCP; oversized:
 6 KiB by UDP, whatever was offered; alias: by way of another name; floods: a thousand answers with other IDs;
-counts: answers 192.0.2.N to the N-th query; tells: prints each name that it is asked for.
+counts: answers 192.0.2.N to the N-th query; tells: prints each name that it is asked for; both: answers with
+the address of the family that is asked for, of two with a comma between.
 
 ANSWER may be of either family, whatever was asked; of type SRV there is nothing.
 """
@@ -18,7 +19,7 @@ import struct
 import sys
 
 RESPONSE, SERVFAIL = 0x8180, 2
-SRV_IN = struct.pack("!HH", 33, 1)
+A_IN, AAAA_IN, SRV_IN = (struct.pack("!HH", kind, 1) for kind in (1, 28, 33))
 RECORD = struct.Struct("!HHHIH")
 BIG = 384                          # records of an oversized answer, 16 bytes each
 N_FLOOD = 1000
@@ -79,6 +80,9 @@ class Server:
             os.write(1, f"{name_of(query)}\n".encode())
         if question(query).endswith(SRV_IN):
             return [reply(query)]
+        if self.way == "both":
+            return [reply(query, *(each for each in self.answer.split(",")
+                                   if question(query).endswith(AAAA_IN if ":" in each else A_IN)))]
         good = reply(query, self.answer)
         other = bytes((query[0] ^ 0x55, query[1]))
         ways = {

@@ -33,8 +33,11 @@ NONE = ("-t", "none", "-u", "none", "-T", "none", "-U", "none")
 ECHO, SINK, MARKER = 8007, 9810, 9811
 # Beside FAR4 and FAR6, which rules may open: what they do not.
 BAD4, BAD6 = "198.51.100.2", "2001:db8:2::2"
-# What a translator or a tunnel would take to BAD4: NAT64, NAT64 of one's own, 6to4 (RFC 6052, 8215, 3056).
-TRANSLATED = ("64:ff9b::c633:6402", "64:ff9b:1:c633:64:200::", "2002:c633:6402::1")
+# What a translator or a tunnel would take to BAD4: NAT64, NAT64 for local use, 6to4, Teredo, ISATAP, NAT64
+# with the prefix OWN64 (RFC 6052, 8215, 3056, 4380, 5214).
+OWN64 = "2001:db8:64::/96"
+TRANSLATED = ("64:ff9b::c633:6402", "64:ff9b:1:c633:64:200::", "2002:c633:6402::1",
+              "2001:0:cb00:7109:0:1234:39cc:9bfd", "2001:db8:2::5efe:c633:6402", "2001:db8:64::c633:6402")
 FORWARD4, FORWARD6 = "198.51.100.53", "2001:db8:53::53"
 FORWARD = ("--dns-forward", FORWARD4, "--dns-forward", FORWARD6)
 # The last datagrams of those that go to a sink.
@@ -142,7 +145,7 @@ def test_denied_address_within_an_ipv6_address(lab: Lab, user: bool) -> None:
     words = ways(*TRANSLATED, kinds="tcp udp")
     mapped = f"tcp,::ffff:{BAD4},{ECHO}"
     assert attempt(lab, (), [*words, mapped], user=user) == outcomes([*words, mapped], [*words, mapped])
-    rules = ("--allow", "::/0", "--allow", "0.0.0.0/0", "--deny", BAD4)
+    rules = ("--allow", "::/0", "--allow", "0.0.0.0/0", "--deny", BAD4, "--nat64-prefix", OWN64)
     assert attempt(lab, rules, [*words, mapped], user=user) == outcomes([*words, mapped], [])
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import zipfile
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +21,7 @@ import pytest
 from passt.config.policy_file import parse_policy
 from passt.forward.learning import UNFINISHED
 from tests.support.lab import FAR4, FAR6, HOST4, OUTSIDE4, PATH, PROGRAMS, Lab
-from tests.support.processes import is_readable
+from tests.support.processes import is_readable, wait_until
 from tests.system.machines import Guest, passt
 
 if TYPE_CHECKING:
@@ -112,10 +116,26 @@ def make_archive(site: Path, directory: Path) -> None:
         f"SHA256: {hashlib.sha256(data).hexdigest()}\n", encoding="ascii")
 
 
-@pytest.fixture
-def site(lab: Lab, tmp_path: Path) -> Iterator[Path]:
-    """Serve files on the outside by HTTPS, at a name that the host's name server knows; return the PEM."""
-    pem, files = tmp_path / "site.pem", tmp_path / "site"
+def make_registry(site: Path) -> None:
+    """Make a registry of npm with one package."""
+    package = json.dumps({"name": "thing", "version": "1.0.0"}).encode()
+    (site / "npm").mkdir()
+    tarball = site / "thing-1.0.0.tgz"
+    with tarfile.open(tarball, "w:gz") as archive:
+        member = tarfile.TarInfo("package/package.json")
+        member.size = len(package)
+        archive.addfile(member, io.BytesIO(package))
+    digest = base64.b64encode(hashlib.sha512(tarball.read_bytes()).digest()).decode()
+    (site / "npm" / "thing").write_text(json.dumps({
+        "name": "thing", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": {
+            "name": "thing", "version": "1.0.0",
+            "dist": {"tarball": f"https://{NAME}/{tarball.name}", "integrity": f"sha512-{digest}"}}}}),
+        encoding="ascii")
+
+
+def make_files(directory: Path) -> Path:
+    """Make a certificate and a directory of files to be served; return the PEM."""
+    pem, files = directory / "site.pem", directory / "site"
     files.mkdir()
     made = subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
@@ -123,17 +143,34 @@ def site(lab: Lab, tmp_path: Path) -> Iterator[Path]:
         check=True, capture_output=True)
     pem.write_bytes(made.stdout)
     (files / "file").write_text("content\n", encoding="ascii")
+    return pem
+
+
+@contextmanager
+def served(lab: Lab, server: list[str], way: str = "good", answer: str = FAR4) -> Iterator[Running]:
+    """Run *server* on the outside, and a name server of the host's that knows it by *answer*."""
     resolv: Path = lab.host.directory / "etc" / "resolv.conf"
     before = resolv.read_text(encoding="ascii")
-    running = [start(lab.outside.spawn([sys.executable, "-I", "-c", SITE, FAR4, str(files), str(pem)],
-                                       stderr=subprocess.DEVNULL)),
-               start(lab.host.spawn(["/usr/bin/python3", "-I", str(PROGRAMS / "name_server.py"), "127.0.0.79",
-                                     "good", FAR4]))]
+    running = lab.outside.spawn(server, stderr=subprocess.DEVNULL)
+    names = start(lab.host.spawn(["/usr/bin/python3", "-I", str(PROGRAMS / "name_server.py"), "127.0.0.79",
+                                  way, answer]))
     resolv.write_text("nameserver 127.0.0.79\n", encoding="ascii")
-    yield pem
-    resolv.write_text(before, encoding="ascii")
-    for each in running:
-        each.kill()
+    try:
+        yield running
+    finally:
+        resolv.write_text(before, encoding="ascii")
+        running.kill()
+        names.kill()
+
+
+@pytest.fixture
+def site(lab: Lab, tmp_path: Path) -> Iterator[Path]:
+    """Serve files on the outside by HTTPS, at a name that the host's name server knows; return the PEM."""
+    pem = make_files(tmp_path)
+    argv = [sys.executable, "-I", "-c", SITE, FAR4, str(pem.with_suffix("")), str(pem)]
+    with served(lab, argv) as running:
+        start(running)
+        yield pem
 
 
 def run(lab: Lab, options: tuple[str, ...], command: list[str], *, user: bool, server: str = FORWARD4) -> str:
@@ -182,14 +219,27 @@ def apt(directory: Path, pem: Path) -> list[str]:
     return ["sh", "-c", script]
 
 
+def npm(directory: Path, pem: Path) -> list[str]:
+    """Install a package, with nothing of the machine's own state."""
+    options = {"registry": f"https://{NAME}/npm/", "cafile": pem, "cache": directory / "cache",
+               "prefix": directory, "audit": "false", "fund": "false", "update-notifier": "false",
+               "userconfig": directory / "user", "globalconfig": directory / "global"}
+    return ["env", f"HOME={directory}", f"PATH={PATH}", "npm", "install", "--silent",
+            *(f"--{key}={value}" for key, value in options.items()), "thing"]
+
+
+# Debian's npm comes with hundreds of packages, so nothing installs it for this test.
 PROGRAMS_TRIED = {"git": (git, "clone/file"), "pip": (pip, "target/thing.py"),
-                  **({"apt": (apt, "thing_1.0_all.deb")} if shutil.which("dpkg-deb", path=PATH) else {})}
+                  **({"apt": (apt, "thing_1.0_all.deb")} if shutil.which("dpkg-deb", path=PATH) else {}),
+                  **({"npm": (npm, "node_modules/thing/package.json")} if shutil.which("npm", path=PATH)
+                     else {})}
 
 
 @pytest.mark.parametrize("program", PROGRAMS_TRIED)
 def test_program_runs_again_with_what_was_learned(lab: Lab, tmp_path: Path, site: Path, program: str) -> None:
     make_repository(site.with_suffix(""))
     make_index(site.with_suffix(""))
+    make_registry(site.with_suffix(""))
     if program == "apt":
         make_archive(site.with_suffix(""), tmp_path)
     command, made = PROGRAMS_TRIED[program]
@@ -220,6 +270,63 @@ def test_curl_as_a_user_and_as_root(lab: Lab, user: bool, scratch: Path, site: P
         assert run(lab, ("--policy", str(learned)), command, user=user, server=server) == "content\n"
     finally:
         certificate.unlink()
+
+
+NGINX = """
+daemon off;
+master_process off;
+user root;
+pid {directory}/nginx.pid;
+events {{ }}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    server {{
+        listen {address}:443 ssl http2;
+        ssl_certificate {pem};
+        ssl_certificate_key {pem};
+        root {directory}/site;
+    }}
+}}
+"""
+# Nobody is there, and nobody says so.
+SILENT6 = "2001:db8:2::99"
+
+
+@pytest.fixture
+def silent(lab: Lab) -> Iterator[None]:
+    lab.outside.run(["ip", "-6", "route", "add", "blackhole", f"{SILENT6}/128"])
+    yield
+    lab.outside.run(["ip", "-6", "route", "del", "blackhole", f"{SILENT6}/128"])
+
+
+@pytest.mark.usefixtures("silent")
+@pytest.mark.skipif(shutil.which("nginx", path=PATH) is None,
+                    reason="nginx is missing: 'make test' installs it")
+@pytest.mark.parametrize("addresses", [FAR4, f"{FAR4},{SILENT6}"], ids=["one", "a silent one, too"])
+def test_http2_and_a_family_that_is_silent_or_denied(lab: Lab, tmp_path: Path, addresses: str) -> None:
+    """A client tries IPv6, and 200 ms later IPv4 (RFC 8305); two files come over one connection."""
+    pem, learned = make_files(tmp_path), tmp_path / "learned.toml"
+    config = tmp_path / "nginx.conf"
+    config.write_text(NGINX.format(directory=tmp_path, address=FAR4, pem=pem), encoding="ascii")
+    argv = ["nginx", "-p", str(tmp_path), "-c", str(config), "-e", str(tmp_path / "error.log")]
+    url = f"https://{NAME}/file"
+    command = ["curl", "-sS", "-v", "--stderr", "-", "--http2", "--cacert", str(pem), "-w",
+               "%{http_version} %{remote_ip} %{num_connects}\\n", url, url]
+    with served(lab, argv, "both", addresses):
+        wait_until(lambda: b":443 " in lab.outside.run(["ss", "-Hltn"]).stdout, "nginx listens")
+        for options in (("--learn", str(learned)), ("--policy", str(learned)),
+                        ("--policy", str(learned), "--deny", "::/0")):
+            lines = run(lab, options, command, user=False).splitlines()
+            assert [line for line in lines if not line.startswith(("*", "<", ">", "{", "}"))] == [
+                "content", f"2 {FAR4} 1", "content", f"2 {FAR4} 0"]
+            tried = any(line.startswith("*") and "Trying" in line and SILENT6 in line for line in lines)
+            assert tried == (SILENT6 in addresses)
+            assert rules_in(learned) == [f"allow tcp:{NAME}:443"]
 
 
 @pytest.mark.usefixtures("site")

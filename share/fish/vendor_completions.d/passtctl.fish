@@ -5,7 +5,7 @@ complete -c passtctl -n 'not __fish_seen_subcommand_from list flows top stats ev
 complete -c passtctl -n '__fish_seen_subcommand_from list' -l names -d 'List names of instances alone'
 complete -c passtctl -n '__fish_seen_subcommand_from flows top' -a 'tcp udp icmp icmp6 link bypass inbound outbound'
 complete -c passtctl -n '__fish_seen_subcommand_from log' -a 'debug info warning'
-complete -c passtctl -n '__fish_seen_subcommand_from events' -a 'flow_opened flow_closed flow_refused port_opened port_closed guest_address host_changed limit_reached lost'
+complete -c passtctl -n '__fish_seen_subcommand_from events' -a 'flow_opened flow_closed flow_refused name_refused port_opened port_closed guest_address host_changed limit_reached lost'
 complete -c passtctl -n '__fish_seen_subcommand_from ports' -a 'list add del set'
 complete -c passtctl -n '__fish_seen_subcommand_from ports' -s t -x -a 'none all auto' -d 'TCP ports of the host'
 complete -c passtctl -n '__fish_seen_subcommand_from ports' -s u -x -a 'none all auto' -d 'UDP ports of the host'

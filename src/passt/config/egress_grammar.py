@@ -15,10 +15,13 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from passt.config.parsers import parse_address, parse_number
 from passt.errors import ConfigError
+from passt.facts.address import IP4_LEN
 from passt.facts.domain_name import normalise_name
 from passt.facts.egress import ANY_PROTOCOL, ICMP, MAX_PORT_RANGES, PROTOCOLS, WORDS, EgressRule
+from passt.forward.translators import NAT64_LENGTHS, UNUSED_BYTE
 
 MAX_PORT = 0xFFFF
+MAX_NAT64_PREFIXES = 8             # each is looked at for each new flow
 VERBS = {"allow": True, "deny": False}
 _NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
 _FORM = ("give ADDR, ADDR/LEN, NAME or a word, maybe with a protocol in front and ports behind, as in"
@@ -210,3 +213,15 @@ def parse_network(text: str) -> tuple[bytes, int]:
     if network.network_address != address:
         raise ConfigError(f"{text} has bits behind its length; give {network} or {address}")
     return address.packed, prefix_len
+
+
+def parse_nat64_prefix(text: str) -> tuple[bytes, int]:
+    """Read PREFIX/LEN, of IPv6 and of a length that RFC 6052 2.2 has. Raises ConfigError."""
+    packed, length = parse_network(text)
+    if len(packed) == IP4_LEN or length not in NAT64_LENGTHS:
+        raise ConfigError(f"'{text}' is no prefix of NAT64; give one of IPv6 with a length of"
+                          f" {', '.join(map(str, NAT64_LENGTHS[:-1]))} or {NAT64_LENGTHS[-1]}, as in"
+                          " 2001:db8:64::/96")
+    if packed[UNUSED_BYTE]:
+        raise ConfigError(f"'{text}' is no prefix of NAT64, of which bits 64 to 71 are zero (RFC 6052 2.2)")
+    return packed, length

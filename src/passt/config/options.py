@@ -258,12 +258,18 @@ OPTIONS: tuple[Option, ...] = (
            " server. What is denied fails at once.",
            repeat=ACCUMULATES, available=True),
     Option(EGRESS, "", "deny", "RULE",
-           "Deny flows to what RULE names, whatever --allow says; without --allow, all others are allowed.",
+           "Deny flows to what RULE names, whatever --allow says; without --allow, all others are allowed."
+           " Queries for a NAME are refused, but none of its addresses is closed: who knows one reaches it if"
+           " the rest is allowed.",
            repeat=ACCUMULATES, available=True),
     Option(EGRESS, "", "policy", "FILE",
            "Read rules from FILE, in TOML, and try them after those of --deny and --allow: a list rules of"
            " texts 'allow RULE' and 'deny RULE', default, and profiles (docs/egress.md). SIGHUP has it read"
            " again.", available=True),
+    Option(EGRESS, "", "nat64-prefix", "PREFIX/LEN",
+           "Deny what this network's NAT64, at PREFIX of length 32, 40, 48, 56, 64 or 96, takes to an IPv4"
+           " address that a rule denies. The well-known prefixes, 6to4, Teredo and ISATAP need no option.",
+           repeat=ACCUMULATES, available=True),
     Option(EGRESS, "", "dns-refuse", "CODE",
            "What is answered to a query for a name that no rule allows: refused, or nxdomain, as if there"
            " were no such name. Default: refused.", available=True),

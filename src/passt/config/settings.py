@@ -186,6 +186,15 @@ def _allow_from(text: str, before: Changes) -> Changes:
     return {"allow_from": networks}
 
 
+def _nat64_prefix(text: str, before: Changes) -> Changes:
+    from passt.config.egress_grammar import MAX_NAT64_PREFIXES, parse_nat64_prefix
+
+    prefixes = (*before.get("nat64_prefixes", ()), parse_nat64_prefix(text))
+    if len(prefixes) > MAX_NAT64_PREFIXES:
+        raise ConfigError(f"'{text}' is one too many; {MAX_NAT64_PREFIXES} are the limit")
+    return {"nat64_prefixes": prefixes}
+
+
 def _one_file(field: str) -> Callable[[str, Changes], Changes]:
     """Return what sets *field* to a path, once: who gives two files means both."""
     def put(text: str, before: Changes) -> Changes:
@@ -205,9 +214,26 @@ LISTS: dict[str, Callable[[str, Changes], Changes]] = {
     "allow": _egress("allowed", allows=True),
     "deny": _egress("denied", allows=False),
     "allow-from": _allow_from,
+    "nat64-prefix": _nat64_prefix,
     "policy": _one_file("policy_file"),
     "learn": _one_file("learn_file"),
 }
+
+
+# Options that passt(1) does not have, with an argument that does not begin with a dash. getopt(3) takes what
+# follows an option that needs an argument for that, an option or -- too; those of passt(1) stay as they are.
+_OWN_ARGUMENTS = frozenset(("allow", "deny", "policy", "dns-refuse", "learn", "allow-from", "nat64-prefix",
+                            "control", "ports-file"))
+
+
+def _refuse_option(occurrence: Occurrence) -> None:
+    """Refuse an option, or --, that stands where the argument of *occurrence* is. Raises ConfigError."""
+    value, argument = occurrence.value, occurrence.option.argument
+    if not value.startswith("-"):
+        return
+    right = f"--{occurrence.option.name} {argument}" + (", then --" if value == "--" else "")
+    path = f"; the path is written ./{value}" if argument.partition("|")[0] in {"FILE", "PATH"} else ""
+    raise ConfigError(f"'{value}' stands where {argument} is to be; give {right}{path}")
 
 
 def _apply(occurrence: Occurrence, changes: Changes, ports: PortTable) -> None:
@@ -216,6 +242,8 @@ def _apply(occurrence: Occurrence, changes: Changes, ports: PortTable) -> None:
         changes.update(FLAGS[name])
         return
     try:
+        if name in _OWN_ARGUMENTS:
+            _refuse_option(occurrence)
         if name in PORT_OPTIONS:
             ports.add(name, occurrence.value)
         elif name in LISTS:
@@ -317,7 +345,7 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError("option '--stats' prints on standard error, which a program in the background does"
                           " not have; add --foreground")
     _check_sockets(settings)
-    _check_learning(settings.egress)
+    _check_egress(settings.egress)
     check_names(settings.names, settings.egress)
     if settings.control.conf_path is not None:
         _check_steering(settings)
@@ -331,8 +359,14 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(f"option '--outbound-if6' {addresses.outbound_if6} needs IPv6, which -4 disables")
 
 
-def _check_learning(egress: EgressSettings) -> None:
-    """Refuse rules of egress where they are to be found out. Raises ConfigError."""
+def _check_egress(egress: EgressSettings) -> None:
+    """Refuse rules of egress where they are to be found out, and what is about rules without one.
+
+    Raises ConfigError.
+    """
+    if egress.nat64_prefixes and not egress.has_rules and egress.learn_file is None:
+        raise ConfigError("option '--nat64-prefix' is about what rules deny: add --deny, --allow or --policy,"
+                          " or leave it out")
     if egress.learn_file is not None and egress.has_rules:
         raise ConfigError(f"option '--learn' {egress.learn_file} allows all, to see which rules are"
                           " needed; leave out --allow, --deny and --policy")

@@ -221,16 +221,18 @@ class Api:
         return answer(self._port_rules().replace(request.body))
 
     def policy(self, _request: Request, _client: Client) -> Response:
-        """List the rules of egress, and how many flows each has refused."""
+        """List the rules of egress, and how many flows and names each has refused."""
         live = self.live_egress
         if live is None:
-            return answer({"rules": [], "default": "allow", "refused_by_default": 0, "file": None})
-        rules, refused = live.egress.rules, live.egress.refused
+            return answer({"rules": [], "default": "allow", "refused_by_default": 0,
+                           "names_refused_by_default": 0, "file": None})
+        rules, flows, names = live.egress.rules, live.egress.refused, live.egress.names_refused
         return answer({
-            "rules": [{"rule": rule.text, "refused": refused[place]}
+            "rules": [{"rule": rule.text, "refused": flows[place], "names_refused": names[place]}
                       for place, rule in enumerate(rules.rules)],
             "default": "allow" if rules.allows_rest else "deny",
-            "refused_by_default": refused[-1],
+            "refused_by_default": flows[-1],
+            "names_refused_by_default": names[-1],
             "file": live.path,
         })
 
@@ -257,10 +259,11 @@ class Api:
         return self.policy(request, client)
 
     def explain(self, request: Request, _client: Client) -> Response:
-        """Tell what would become of a flow, and why."""
+        """Tell what would become of a flow, or of a question for a name, and why."""
         if self.explainer is None:
             raise RefusalError(503, "the program is still starting")
-        return answer(self.explainer.explain(request.query))
+        egress = self.live_egress.egress if self.live_egress is not None else None
+        return answer(self.explainer.explain(request.query, egress))
 
     def turns(self, request: Request, client: Client) -> Response:
         """Measure how long turns of the loop take, and tell it after as many seconds as are asked for."""
@@ -298,7 +301,8 @@ class Api:
         """Tell everything that is counted, for Prometheus."""
         found = metrics.families(
             self._all_counters(), self._engine.usage(), version=__version__,
-            mode=self._known.settings.mode, started_s=self._known.started_s, n_clients=self.count_clients())
+            mode=self._known.settings.mode, started_s=self._known.started_s, n_clients=self.count_clients(),
+            refusals=self.live_egress.egress.refusals() if self.live_egress is not None else None)
         is_open = "application/openmetrics-text" in request.accept
         kind = metrics.OPEN_METRICS if is_open else metrics.TEXT
         return Response(200, kind, (metrics.render(found, is_open=is_open),))

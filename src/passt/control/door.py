@@ -107,6 +107,7 @@ class Control:
 
         self._api.live_egress = live_egress
         self._api.events.why_refused = live_egress.egress.why
+        live_egress.egress.watch_name = self._api.events.on_name_refused
 
     def steer(self, tables: ClientTables, cut: Cut, is_ours: Callable[[socket.socket], bool | None]) -> None:
         """Take the port *tables* for `PortRules`, and for `Server` who is a client; call before `start`."""

@@ -6,6 +6,8 @@ newest events: its queue is full. Both losses are told in an event of their own,
 not lost. What leaves in one turn is a small part of a queue. Nothing here ever waits.
 
 Limits are no events of the engine: as long as somebody listens, its counters are compared once a second.
+Nor are names that rules refuse: the process that says so is not trusted, so NAMES_A_SECOND are told, and what
+exceeds them is lost.
 """
 
 from __future__ import annotations
@@ -30,16 +32,18 @@ if TYPE_CHECKING:
     from passt.control.source import Source
     from passt.facts.contracts import FlowDetail, ListenerInfo
     from passt.facts.host import HostChange
+    from passt.forward.egress import Refused
 
 
-KINDS = ("flow_opened", "flow_closed", "flow_refused", "port_opened", "port_closed", "guest_address",
-         "host_changed", "limit_reached", "lost")  # fmt: skip
+KINDS = ("flow_opened", "flow_closed", "flow_refused", "name_refused", "port_opened", "port_closed",
+         "guest_address", "host_changed", "limit_reached", "lost")  # fmt: skip
 # Those of which the engine tells a number a second; of what it keeps to itself it knows no kind.
 _RATED = frozenset(("flow_opened", "flow_closed", "flow_refused", "port_opened", "port_closed"))
 MAX_LISTENERS = 8
 MAX_QUEUED = 1024   # events, of some 700 bytes, that one listener may be behind
 MAX_SENT = 64       # of them that leave at once
 LOOK_S = 1.0        # between two looks at the counters of limits
+NAMES_A_SECOND = 200    # the forwarder has 160 for us, each once a second
 # Counters that grow when a limit is reached.
 LIMITS = ("drop_flows_full", "drop_no_fd", "drop_crowd", "drop_tcp_memory", "drop_control_rate",
           "flows_evicted")  # fmt: skip
@@ -92,8 +96,10 @@ class EventHub:
         self._counts: dict[str, int] = {}
         self._n_untold = 0
         self._is_looking = False
+        self._names_second = 0
+        self._n_names = 0
         # Set with rules of egress: tells which rule has refused a flow just now (`Egress.why`).
-        self.why_refused: Callable[[int, int, bytes], str | None] | None = None
+        self.why_refused: Callable[[int, int, bytes], Refused | None] | None = None
 
     def count(self) -> int:
         """Return how many listen."""
@@ -175,12 +181,24 @@ class EventHub:
     def on_flow_refused(self, proto: int, source: bytes, source_port: int, destination: bytes,
                         destination_port: int, inbound: bool) -> None:
         """Tell of a flow that the policy refused, right after it did."""
-        why = self.why_refused(proto, destination_port, destination) if (
+        refused = self.why_refused(proto, destination_port, destination) if (
             self.why_refused is not None and not inbound) else None
         self._publish("flow_refused", lambda: {
             "protocol": PROTOCOLS[proto], "direction": "inbound" if inbound else "outbound",
             "source": end_of(source, source_port), "destination": end_of(destination, destination_port),
-            "reason": why})
+            "rule": refused and refused.rule, "reason": refused and refused.why})
+
+    def on_name_refused(self, name: str, rule: str | None, why: str) -> None:
+        """Tell of a name that the guest asked for and that *rule*, or none, refused."""
+        second = int(self._clock())
+        if second != self._names_second:
+            self._names_second, self._n_names = second, 0
+        self._n_names += 1
+        if self._n_names <= NAMES_A_SECOND:
+            self._publish("name_refused", lambda: {"name": name, "rule": rule, "reason": why})
+            return
+        for subscription in self._subscriptions:
+            subscription.n_lost += "name_refused" in subscription.kinds
 
     def on_port_opened(self, listener: ListenerInfo) -> None:
         """Tell of a listener that was opened."""

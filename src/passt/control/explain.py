@@ -4,6 +4,8 @@ Outbound, the guest's flow to an address and port. Inbound, what comes to a port
 own loopback, and from another machine, for which an address stands that no machine has (RFC 5737, RFC 3849),
 unless the request names the client. Which listener the kernel would choose is known from what they are bound
 to (ip(7)); where there is none, the rules say why. Nothing is opened, sent, kept or logged.
+
+Of a name it is told whether rules of egress let the guest ask for it, and what that means for its addresses.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from passt.control.http import RefusalError
 from passt.errors import ConfigError
 from passt.facts.address import IP4_LEN, IP4_LOOPBACK, IP6_LOOPBACK, format_ip, is_loopback
 from passt.facts.contracts import HOST_TABLE, NAMESPACE_TABLE, InboundTarget, Target
+from passt.facts.domain_name import normalise_name
 from passt.facts.port_rule import PortRule
 from passt.forward.rules import describe_rule
 from passt.steer import messages
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from passt.control.api import Observed
     from passt.facts.contracts import Explained, FlowExplainer, ListenerInfo
     from passt.facts.guest import GuestFamily, GuestNet
+    from passt.forward.egress import Egress
     from passt.steer.tables import ClientTables
 
 # A client elsewhere, and the port of one.
@@ -39,6 +43,7 @@ _LOOPBACKS = (IP4_LOOPBACK, IP6_LOOPBACK)
 _WITH_PORTS = {"tcp": IPPROTO_TCP, "udp": IPPROTO_UDP}
 _ABILITIES = {IPPROTO_TCP: messages.TCP, IPPROTO_UDP: messages.UDP}
 _FORWARDED, _REFUSED, _CLOSED = "forwarded", "refused", "not forwarded"
+_ALLOWED = "allowed"
 
 
 class Explainer:
@@ -58,8 +63,13 @@ class Explainer:
         """Take it that *guest* is the guest's network now; the policy has been told."""
         self._families: dict[int, GuestFamily | None] = {4: guest.ip4, 16: guest.ip6}
 
-    def explain(self, query: Mapping[str, str]) -> dict[str, Any]:
-        """Answer a request with these parameters. Raises RefusalError."""
+    def explain(self, query: Mapping[str, str], egress: Egress | None = None) -> dict[str, Any]:
+        """Answer a request with these parameters; *egress* has the rules, if there are any.
+
+        Raises RefusalError.
+        """
+        if "name" in query:
+            return {"flows": [], "name": explain_name(query, egress)}
         protocol = query.get("protocol")
         if protocol not in {None, "icmp", *_WITH_PORTS}:
             raise RefusalError(400, "protocol is tcp, udp or icmp")
@@ -197,6 +207,32 @@ class Explainer:
             if why:
                 return _nothing([*steps, f"rule '{spec}': {why}"], why) | {"rule": spec}
         return _nothing(steps, f"no rule of the table {name} has {kind} port {port}")
+
+
+def explain_name(query: Mapping[str, str], egress: Egress | None) -> dict[str, Any]:
+    """Tell whether the guest may ask for a name, and why. Raises RefusalError."""
+    if len(query) > 1:
+        raise RefusalError(400, "a name is asked for before there is a flow; give it alone")
+    name = normalise_name(query["name"])
+    if name is None:
+        raise RefusalError(400, f"'{query['name'][:60]}' is not a domain name")
+    if egress is None:
+        return {"name": name, "verdict": _ALLOWED, "why": "there are no rules of egress", "rule": None,
+                "steps": []}
+    is_allowed, place, why = egress.decide_name(name.lower())
+    rule = egress.text_of(place)
+    if not is_allowed:
+        alias = ", and answers that lead to it by an alias are refused, too" if rule is not None else ""
+        default = ", or the default, which allows" if egress.rules.allows_rest else ""
+        closed = "that closes no address: one that it has is open where other rules allow it"
+        steps = [f"queries for it are refused and go nowhere{alias}", closed + default]
+    elif rule is not None:
+        steps = ["the addresses with which it is answered are open by this rule, as long as the answer says"]
+    else:
+        default = "allows" if egress.rules.allows_rest else "denies"
+        steps = [f"that opens no address: rules about addresses decide, and the default, which {default}"]
+    return {"name": name, "verdict": _ALLOWED if is_allowed else _REFUSED, "why": why, "rule": rule,
+            "steps": steps}
 
 
 def _read_address(query: Mapping[str, str], name: str) -> bytes | None:

@@ -32,6 +32,9 @@ _GAUGES = {"neighbours": "Hosts on our link that the guest sees by their own MAC
            "sockets_ready": "Sockets that were opened in advance"}  # fmt: skip
 
 
+MAX_RULES = 256     # that have refused something, of thousands; the default is there always
+
+
 class Family(NamedTuple):
     """One metric: *samples* are labels and a value each."""
 
@@ -42,8 +45,12 @@ class Family(NamedTuple):
 
 
 def families(counters: Mapping[str, int], usage: Mapping[str, tuple[int, int]], *, version: str, mode: str,
-             started_s: float, n_clients: int) -> list[Family]:
-    """Sort everything that is counted into families."""
+             started_s: float, n_clients: int, refusals: Mapping[str | None, tuple[int, int]] | None = None
+             ) -> list[Family]:
+    """Sort everything that is counted into families.
+
+    *refusals* are rules of egress, None for the default, with the flows and names that each has refused.
+    """
     found: dict[str, Family] = {}
 
     def add(name: str, kind: str, text: str, value: float, **labels: str) -> None:
@@ -56,6 +63,8 @@ def families(counters: Mapping[str, int], usage: Mapping[str, tuple[int, int]], 
     for name, (now, most) in usage.items():
         add("usage", "gauge", "How much there is of a thing that has a limit", now, thing=name)
         add("limit", "gauge", "How much there may be of it", most, thing=name)
+    if refusals is not None:
+        found["egress_refusals"] = _refusals_family(refusals)
     for name, n in counters.items():
         if name in _FLOW_KINDS:
             protocol, path = _FLOW_KINDS[name]
@@ -70,6 +79,15 @@ def families(counters: Mapping[str, int], usage: Mapping[str, tuple[int, int]], 
         else:
             add(name, "counter", f"Counter {name}, which docs/debugging.md explains", n)
     return list(found.values())
+
+
+def _refusals_family(refusals: Mapping[str | None, tuple[int, int]]) -> Family:
+    samples: list[tuple[tuple[tuple[str, str], ...], float]] = []
+    for place, (rule, numbers) in enumerate(refusals.items()):
+        if place < MAX_RULES or rule is None:
+            samples += [((("rule", rule or "default"), ("what", what)), n)
+                        for what, n in zip(("flow", "name"), numbers, strict=True)]
+    return Family("egress_refusals", "counter", "Flows and names that rules of egress have refused", samples)
 
 
 def _pair(name: str) -> tuple[str, str] | None:

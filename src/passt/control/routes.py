@@ -31,7 +31,7 @@ ROUTES = (
     Route("PUT", "/v1/ports", "replace_ports"),
     Route("GET", "/v1/policy", "policy"),
     Route("PUT", "/v1/policy", "replace_policy"),
-    Route("GET", "/v1/explain", "explain", ("protocol", "address", "port", "inbound", "source")),
+    Route("GET", "/v1/explain", "explain", ("protocol", "address", "port", "inbound", "source", "name")),
     Route("GET", "/v1/metrics", "metrics"),
     Route("GET", "/v1/events", "listen", ("kinds",)),
     Route("GET", "/v1/captures", "captures"),

@@ -43,6 +43,10 @@ PROHIBITED = Target(b"", 0)
 """What `FlowPolicy.outbound` answers for a flow that a rule forbids: the guest is told so, and at once."""
 
 
+FORWARDER = b""
+"""The address of our forwarder of names for rules of egress: by whatever address it is reached, it is we."""
+
+
 class InboundTarget(NamedTuple):
     """What the guest sees of a flow that a host-side client opened."""
 
@@ -120,7 +124,7 @@ class FlowWatcher(Protocol):
 
     def on_flow_refused(self, proto: int, source: bytes, source_port: int, destination: bytes,
                         destination_port: int, inbound: bool) -> None:
-        """Take it that the policy refused a flow; *inbound*: one that came to a listener of ours."""
+        """Take it that the policy refused a flow; *inbound*: of a client on the host's side."""
 
     def on_port_opened(self, listener: ListenerInfo) -> None:
         """Take a listener that was opened."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from passt.light.values import Value
+from passt.light.values import IntEnum, NamedTuple, Value
 
 ANY_PROTOCOL, TCP, UDP, ICMP = "", "tcp", "udp", "icmp"
 PROTOCOLS = (TCP, UDP, ICMP)
@@ -66,3 +66,21 @@ class EgressRules(Value):
     def has_names(self) -> bool:
         """Whether a rule is about a name: then only the forwarder may answer for names."""
         return any(rule.name for rule in self.rules)
+
+
+class Why(IntEnum):
+    """Why a name, or the answer to it, is refused, beside the rule."""
+
+    QUESTION = 0                   # the rule says so
+    ALIAS = 1                      # the rule denies an alias that the answer is by
+    DOH = 2                        # a server of DNS over HTTPS, which takes a rule with exactly its name
+    TOO_MANY = 3                   # the answer has too many addresses
+    NOT_PINNED = 4                 # the main process has not taken these
+
+
+class RefusedName(NamedTuple):
+    """A name that was refused, as printable text."""
+
+    place: int
+    why: Why
+    name: str

@@ -147,6 +147,7 @@ class EgressSettings(Value):
     allow_from: tuple[tuple[bytes, int], ...] = ()   # networks whose hosts may connect; empty: all
     policy_file: str | None = None               # path of a file with more rules, tried after these
     from_file: EgressRules | None = None         # what it says, once it is read
+    nat64_prefixes: tuple[tuple[bytes, int], ...] = ()         # packed, and their length in bits
     learn_file: str | None = None                # path of a file for rules that would have been needed
 
     @property

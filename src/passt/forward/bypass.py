@@ -98,7 +98,7 @@ class Bypass:
         if target is not None and egress is not None:
             is_allowed, place = egress.decide(proto, target.port, target.address, target.address)
             if not is_allowed:
-                egress.refuse(proto, target.port, target.address, place)
+                egress.refuse(proto, local_port, local, place)
                 target, why = None, egress.describe(place)
             elif egress.has_names:
                 target = target._replace(lasting=False)    # what a name has is over some time

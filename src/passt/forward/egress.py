@@ -4,7 +4,7 @@ Theory of operation. The first rule that fits decides. A rule fits by the addres
 connect to, not by the one that the guest sees: the gateway's address may mean the host's loopback, and who
 allows the gateway's network has not allowed that. Where a mistake would open something, more is looked at: a
 rule that denies fits the address that the guest asked for, too, and the IPv4 address within an IPv6 one that
-a translator on the way would take out (`embedded_ip4`). So "the first rule that fits" is the first of two:
+a translator on the way would take out (`translators`). So "the first rule that fits" is the first of two:
 the first that allows, by the one address, and the first that denies, by all of them.
 
 A flow costs the same with one rule as with thousands. All rules about one network and protocol make one
@@ -22,21 +22,23 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from heapq import heappop, heappush
+from itertools import repeat
 from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 
 from passt.facts.address import IP4_LEN, IP6_LEN, IP6_LOOPBACK
+from passt.facts.contracts import FORWARDER
 from passt.facts.doh_servers import DOH_ADDRESSES, DOH_NAMES, DOH_PORT
-from passt.facts.egress import DNS, HOST, ICMP, TCP, UDP, WORDS, EgressRule
+from passt.facts.egress import DNS, HOST, ICMP, TCP, UDP, WORDS, EgressRule, Why
+from passt.forward.translators import embedded_ip4
 from passt.light.values import NamedTuple, replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-    from passt.facts.egress import EgressRules
+    from passt.facts.egress import EgressRules, RefusedName
     from passt.forward.pins import Pins
 
-FORWARDER = b""
 _DNS_PORTS = ((53, 53), (853, 853))
 _ALL_PORTS = ((0, 0xFFFF),)
 _ALL_BUT_DNS = ((0, 52), (54, 852), (854, 0xFFFF))
@@ -49,26 +51,23 @@ _RESERVED = frozenset((53, 853))
 _INNER = (*(EgressRule(False, WORDS[word]) for word in ("private", "link-local", "metadata", "multicast")),
           EgressRule(False, word=HOST),
           EgressRule(False, ((bytes(4), 8), (bytes((240, 0, 0, 0)), 4), (bytes(16), 128))))
-
-# Where IPv6 addresses have an IPv4 address in them: what they begin with, and where it starts.
-_EMBEDDING = (
-    (bytes.fromhex("0064ff9b0000000000000000"), (slice(12, 16),)),  # NAT64, RFC 6052 2.1
-    # NAT64 of one's own network (RFC 8215), of any length of prefix (RFC 6052 2.2): byte 8 is no part of it
-    (bytes.fromhex("0064ff9b0001"), (slice(12, 16), slice(9, 13), slice(7, 12), slice(6, 11))),
-    (bytes.fromhex("2002"), (slice(2, 6),)),                        # 6to4, RFC 3056 2
-    (bytes(12), (slice(12, 16),)),                                  # IPv4-compatible, RFC 4291 2.5.5.1
-    (bytes(10) + b"\xff\xff", (slice(12, 16),)),                    # IPv4-mapped, RFC 4291 2.5.5.2
-)
-_UNUSED_BYTE = 8
+# Why a name is refused, beside the rule.
+_WHY_NAME = {
+    Why.ALIAS: "it is about an alias of the name",
+    Why.DOH: "a server of DNS over HTTPS takes a rule with exactly its name",
+    Why.TOO_MANY: "the answer has too many addresses",
+    Why.NOT_PINNED: "the addresses of the answer were not taken",
+}  # fmt: skip
 
 
 class Refused(NamedTuple):
-    """A flow of the guest that was refused: where the guest wanted to go, and *why* it may not."""
+    """A flow of the guest that was refused: where the guest wanted to go, *why* it may not, and the rule."""
 
     proto: int
     address: bytes
     port: int
     why: str
+    rule: str | None = None
 
 
 class _PortMap:
@@ -159,18 +158,25 @@ class Ingress:
 class Egress:
     """Decides by *rules*; *host* are the host's own addresses, *resolvers* the servers of names that it uses.
 
-    *networks* are those that it is in, pairs of an address and a prefix length. *pins* keep what names have.
+    *networks* are those that it is in, *nat64* prefixes of the network's NAT64: pairs of an address and a
+    prefix length. *pins* keep what names have.
 
     `refused` counts flows that were refused, by place of the rule; that behind the last one is the default's;
-    `last` is the last of them. *tell* gets each, and *tell_answer* the address of an answer that may not be,
-    and why.
+    `last` is the last of them. `names_refused` counts names and their answers in the same way. *tell* gets
+    each flow, *tell_answer* the address of an answer that may not be, and why, *tell_name* a name and why.
+    `watch_name` gets with the name the text of the rule, if it was one, and why.
     """
 
     def __init__(self, rules: EgressRules, host: Collection[bytes] = (), resolvers: Collection[bytes] = (),
                  tell: Callable[[Refused], None] | None = None, pins: Pins | None = None,
                  networks: Collection[tuple[bytes, int]] = (),
-                 tell_answer: Callable[[bytes, str], None] | None = None) -> None:
+                 tell_answer: Callable[[bytes, str], None] | None = None,
+                 tell_name: Callable[[str, str], None] | None = None,
+                 nat64: Collection[tuple[bytes, int]] = ()) -> None:
         self._networks = networks
+        self._nat64 = nat64
+        self._tell_name = tell_name
+        self.watch_name: Callable[[str, str | None, str], None] | None = None
         self._tell_answer = tell_answer
         self._tell = tell
         self._pins = pins
@@ -184,6 +190,7 @@ class Egress:
         self.has_names = rules.has_names
         n_rules = len(rules.rules)
         self.refused = [0] * (n_rules + 1)
+        self.names_refused = [0] * (n_rules + 1)
         # With rules by name nobody but the forwarder answers for names, unless a rule says so with the port.
         resolvers = () if self.has_names else self._resolvers
         self._allowing = _Side(_numbered(rules.rules, allows=True), self._host, resolvers, n_rules,
@@ -203,9 +210,9 @@ class Egress:
         self._networks = networks
         self._host = self._host if host is None else host
         self._resolvers = resolvers
-        refused = self.refused
+        refused, names_refused = self.refused, self.names_refused
         self._set(self.rules)
-        self.refused = refused
+        self.refused, self.names_refused = refused, names_refused
 
     def replace(self, rules: EgressRules) -> None:
         """Decide by *rules* from now on. Rules that stay keep their counts, and what names of theirs have.
@@ -214,12 +221,13 @@ class Egress:
         suffix an address was pinned for is not known.
         """
         before = self.rules.rules
-        counts = dict(zip(before, self.refused, strict=False))
-        n_by_default = self.refused[-1]
+        refused, names_refused = self.refused, self.names_refused
         if self._pins is not None:
             self._pins.move(_moved(before, rules.rules))
         self._set(rules)
-        self.refused = [counts.get(rule, 0) for rule in rules.rules] + [n_by_default]
+        self.refused, self.names_refused = (
+            [*map(dict(zip(before, counts, strict=False)).get, rules.rules, repeat(0)), counts[-1]]
+            for counts in (refused, names_refused))
 
     def decide(self, proto: int, port: int, address: bytes, asked: bytes, *, lapsed: bool = False
                ) -> tuple[bool, int]:
@@ -229,16 +237,15 @@ class Egress:
         does. Echo requests have any port. With *lapsed* names have the addresses of before, too, as for a
         flow that is there already.
         """
-        exact = self._exact if self._exact is not None and _is_doh(proto, port, address) else None
+        exact = self._exact if self._exact is not None and self._is_doh(proto, port, address) else None
         allowed = (exact or self._allowing).find(proto, port, address)
         denying = self._denying
         denied = denying.find(proto, port, address)
         if address:
             if asked != address:
                 denied = min(denied, denying.find(proto, port, asked))
-            if len(address) == IP6_LEN:
-                for inner in embedded_ip4(address):
-                    denied = min(denied, denying.find(_translated(proto), port, inner))
+            for inner in embedded_ip4(address, self._nat64):
+                denied = min(denied, denying.find(_translated(proto), port, inner))
         if self._pins is not None and address:
             for place in self._pins.find(address, lapsed=lapsed):
                 rule = self.rules.rules[place]
@@ -248,6 +255,11 @@ class Egress:
         if allowed == denied:
             return exact is None and self._allows_rest(proto, port, address), allowed
         return allowed < denied, min(allowed, denied)
+
+    def _is_doh(self, proto: int, port: int, address: bytes) -> bool:
+        """Tell whether a flow is to a well-known server of DNS over HTTPS."""
+        return port == DOH_PORT and proto in _WITH_PORTS and any(
+            each in DOH_ADDRESSES for each in (address, *embedded_ip4(address, self._nat64)))
 
     def _allows_rest(self, proto: int, port: int, address: bytes) -> bool:
         """Tell whether a flow is allowed that no rule is about."""
@@ -289,20 +301,82 @@ class Egress:
         inner = self._inner
         if inner is None:
             return False
-        found = [address, *(embedded_ip4(address) if len(address) == IP6_LEN else ())]
-        return any(inner.find(IPPROTO_TCP, 1, each) == 0 for each in found)
+        return any(inner.find(IPPROTO_TCP, 1, each) == 0
+                   for each in (address, *embedded_ip4(address, self._nat64)))
 
     def refuse(self, proto: int, port: int, asked: bytes, place: int) -> None:
         """Count and tell that a flow to what the guest calls *asked* was refused by the rule at *place*."""
         self.refused[place] += 1
-        self.last = Refused(proto, asked, port, self.describe(place))
+        self.last = Refused(proto, asked, port, self.describe(place), self.text_of(place))
         if self._tell is not None:
             self._tell(self.last)
 
-    def why(self, proto: int, port: int, asked: bytes) -> str | None:
+    def refuse_names(self, numbers: Iterable[tuple[int, int]], names: Iterable[RefusedName]) -> None:
+        """Count that rules at some places have refused so many names, and tell of some *names*.
+
+        The forwarder says so, which may be in the hands of a server of names: what is shown is of its making,
+        and bounded.
+        """
+        most = len(self.rules.rules)
+        for place, number in numbers:
+            if place <= most:
+                self.names_refused[place] += number
+        for place, why, name in names:
+            if place > most:
+                continue
+            reason = self._describe_name(place, why)
+            if self._tell_name is not None:
+                self._tell_name(name, reason)
+            if self.watch_name is not None:
+                self.watch_name(name, self.text_of(place), reason)
+
+    def decide_name(self, name: str) -> tuple[bool, int, str]:
+        """Decide as the forwarder does on a question for *name*, in text form and lower case.
+
+        Returns whether it may be asked for, the place of the rule that says so, that behind the last if none
+        does, and why, for people.
+        """
+        rules, nowhere = self.rules.rules, len(self.rules.rules)
+        if not self.has_names:
+            return True, nowhere, "no rule is about a name"
+        places = [place for place, rule in enumerate(rules) if rule.name and covers(rule, name)]
+        if places and rules[places[0]].allows and name in DOH_NAMES:
+            places = [place for place in places if not rules[place].is_suffix]
+        if places:
+            return rules[places[0]].allows, places[0], self.describe(places[0])
+        if name in DOH_NAMES:
+            return False, nowhere, _WHY_NAME[Why.DOH]
+        return self.rules.allows_rest, nowhere, "no rule is about it" if self.rules.allows_rest else (
+            self._describe_name(nowhere, Why.QUESTION))
+
+    def _describe_name(self, place: int, why: Why) -> str:
+        """Say why a name is refused, by the rule at *place* if there is one."""
+        if why == Why.QUESTION:
+            return self.describe(place) if place < len(self.rules.rules) else "no rule allows it"
+        rule = f"{self.describe(place)}: " if place < len(self.rules.rules) else ""
+        return f"{rule}{_WHY_NAME[why]}"
+
+    def refusals(self) -> dict[str | None, tuple[int, int]]:
+        """Return how many flows and names each rule has refused that has refused something, by its text.
+
+        The default is None, and there whatever it has refused.
+        """
+        found: dict[str | None, tuple[int, int]] = {}
+        for place, (flows, names) in enumerate(zip(self.refused, self.names_refused, strict=True)):
+            rule = self.text_of(place)
+            if flows or names or rule is None:
+                before = found.get(rule, (0, 0))               # a rule may be there twice
+                found[rule] = (before[0] + flows, before[1] + names)
+        return found
+
+    def why(self, proto: int, port: int, asked: bytes) -> Refused | None:
         """Return what refused a flow just now; None if that was no rule."""
         last = self.last
-        return last.why if last is not None and last[:3] == (proto, asked, port) else None
+        return last if last is not None and last[:3] == (proto, asked, port) else None
+
+    def text_of(self, place: int) -> str | None:
+        """Return the rule at *place* as in a file, None for the default."""
+        return self.rules.rules[place].text if place < len(self.rules.rules) else None
 
     def describe(self, place: int) -> str:
         """Name the rule at *place*, or the default."""
@@ -330,24 +404,6 @@ def _behind_denied(rules: Sequence[EgressRule]) -> Iterator[tuple[int, EgressRul
             denied |= {rule}
 
 
-def embedded_ip4(address: bytes) -> list[bytes]:
-    """Return the IPv4 addresses to which a translator or tunnel may take what is sent to an IPv6 *address*.
-
-    Networks may choose other prefixes for NAT64, which nobody can know by the address.
-    """
-    for prefix, places in _EMBEDDING:
-        if address.startswith(prefix):
-            return [_cut(address, place) for place in places]
-    return []
-
-
-def _cut(address: bytes, place: slice) -> bytes:
-    """Take 4 bytes out of *address*, past the byte that RFC 6052 leaves unused if that lies among them."""
-    if place.stop - place.start == IP4_LEN:
-        return address[place]
-    return address[place.start:_UNUSED_BYTE] + address[_UNUSED_BYTE + 1:place.stop]
-
-
 def covers(rule: EgressRule, name: str) -> bool:
     """Tell whether *rule*, which is about a name, is about *name*."""
     return name.endswith(f".{rule.name}") if rule.is_suffix else name == rule.name
@@ -360,12 +416,6 @@ def fits(rule: EgressRule, proto: int, port: int) -> bool:
     if proto not in _WITH_PORTS:
         return not rule.ports
     return any(first <= port <= last for first, last in rule.ports or _ALL_BUT_DNS)
-
-
-def _is_doh(proto: int, port: int, address: bytes) -> bool:
-    """Tell whether a flow is to a well-known server of DNS over HTTPS."""
-    return port == DOH_PORT and proto in _WITH_PORTS and (address in DOH_ADDRESSES or any(
-        inner in DOH_ADDRESSES for inner in (embedded_ip4(address) if len(address) == IP6_LEN else ())))
 
 
 def _translated(proto: int) -> int:

@@ -10,7 +10,7 @@ even if their time is over: that is no reason for a flow to end.
 from __future__ import annotations
 
 from passt.errors import ConfigError
-from passt.forward.egress import FORWARDER
+from passt.facts.contracts import FORWARDER
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

@@ -51,7 +51,7 @@ from passt.facts.address import (
     is_unspecified,
     needs_scope6,
 )
-from passt.facts.contracts import PROHIBITED, Explained, InboundTarget, Target
+from passt.facts.contracts import FORWARDER, PROHIBITED, Explained, InboundTarget, Target
 from passt.forward.guest_addresses import NO_GUEST, Observed
 from passt.light.values import NamedTuple, cast
 
@@ -76,7 +76,6 @@ _DISABLED = "family or protocol disabled"
 NOT_A_CLIENT = "the client is none of --allow-from"
 _NO_SOURCE = "no address to show to the guest for this peer"
 _FORWARDER = "DNS forwarder"
-FORWARDER = b""                    # as `egress.FORWARDER`, which only those load who have rules
 _UNCHANGED, _OUR_ADDRESS = "unchanged", "our address"
 
 

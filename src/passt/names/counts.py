@@ -11,12 +11,14 @@ from passt.host.syscalls import share_memory
 
 NAMES = (
     "names_queries", "names_asked", "names_from_cache", "names_server_failures",
-    "drop_names_no_query", "drop_names_malformed", "drop_names_refused", "drop_names_repeated",
+    "drop_names_no_query", "drop_names_malformed", "drop_names_refused", "drop_names_forbidden",
+    "drop_names_repeated",
     "drop_names_full", "drop_names_no_answer", "drop_names_wrong_answer", "drop_names_connections",
     "drop_names_oversize", "drop_names_unread", "drop_names_unsent",
 )  # fmt: skip
 (QUERIES, ASKED, FROM_CACHE, SERVER_FAILURES,
- NO_QUERY, MALFORMED, REFUSED, REPEATED,
+ NO_QUERY, MALFORMED, REFUSED, FORBIDDEN,
+ REPEATED,
  FULL, NO_ANSWER, WRONG_ANSWER, CONNECTIONS,
  OVERSIZE, UNREAD, UNSENT) = range(len(NAMES))  # fmt: skip
 DROPS_FROM = NO_QUERY              # what is before are no drops

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from passt import log
 from passt.errors import WireError
+from passt.facts.egress import Why
 from passt.light.values import NamedTuple
 from passt.names import counts as counted
 from passt.names.exchange import Exchange
+from passt.names.orders import Bar
 from passt.wire.dns.message import (
     FLAG_RESPONSE,
     HEADER_LEN,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from passt.names.loop import Loop
     from passt.names.outlet import Outlet
     from passt.names.pinboard import Pinboard
+    from passt.names.refusals import NameRefusals
     from passt.names.upstreams import Upstreams
 
 MAX_QUERY_LEN = 4096               # a name has 255 bytes; options and signatures take some more
@@ -63,8 +66,8 @@ class Forwarder:
     """Answers what `ask` is given; what becomes of it is told to *counts*."""
 
     def __init__(self, loop: Loop, judge: Judge, upstreams: Upstreams, outlet: Outlet,
-                 cache: AnswerCache | None, max_exchanges: int, pinboard: Pinboard | None = None, *,
-                 counts: Counts) -> None:
+                 cache: AnswerCache | None, max_exchanges: int, pinboard: Pinboard | None = None,
+                 refusals: NameRefusals | None = None, *, counts: Counts) -> None:
         self._loop = loop
         self._judge = judge
         self._upstreams = upstreams
@@ -73,6 +76,7 @@ class Forwarder:
         self._max_exchanges = max_exchanges
         self.counts = counts
         self._pinboard = pinboard
+        self._refusals = refusals
         self._waiting: dict[tuple[bool, bytes], list[_Waiting]] = {}
 
     @property
@@ -100,6 +104,10 @@ class Forwarder:
             client.send(build_header_reply(data, Rcode.FORMERR))
             return True
         ruling = self._judge.judge(query)
+        if ruling.bar is not None:
+            self._note_forbidden(ruling.bar, query)
+            client.send(ruling.reply or build_reply(query, Rcode.REFUSED))
+            return True
         if ruling.reply is not None:
             self._send_own(query, client, ruling.reply)
             return True
@@ -111,12 +119,18 @@ class Forwarder:
         return self._forward(_Waiting(query, client), ruling.servers)
 
     def _count_own(self, reply: bytes) -> None:
-        """Count what the judge answers, if that is a refusal."""
+        """Count what the judge answers, if that is an error."""
         code = reply[3] & RCODE_BITS
         if code == Rcode.FORMERR:
             self.counts.add(counted.MALFORMED)
         elif code != Rcode.NOERROR:
             self.counts.add(counted.REFUSED)
+
+    def _note_forbidden(self, bar: Bar, query: DnsView) -> None:
+        """Count, and tell, that *bar* forbids *query*, or the answer to it."""
+        self.counts.add(counted.FORBIDDEN)
+        if self._refusals is not None:
+            self._refusals.note(bar, query.name)
 
     def _forward(self, waiting: _Waiting, servers: tuple[IPAddress, ...] | None) -> bool:
         query, client = waiting
@@ -147,7 +161,7 @@ class Forwarder:
         """Tell all who wait; without an *answer*, that there is none."""
         waiting = self._waiting.pop(key)
         query = waiting[0].query
-        if answer is not None and not self._judge.admit(query, answer):
+        if answer is not None and not self._judge.admit(query):
             answer = None
         if answer is not None and self._cache is not None:
             self._cache.keep(query, answer)
@@ -160,35 +174,41 @@ class Forwarder:
 
     def _send_own(self, query: DnsView, client: Client, reply: bytes) -> None:
         """Send *reply*, which is our own, once its addresses are pinned."""
-        def tell(may: bool) -> None:
-            sent = reply if may else build_reply(query, Rcode.REFUSED)
-            self._count_own(sent)
-            client.send(sent)
+        def tell(bar: Bar | None) -> None:
+            if bar is None:
+                self._count_own(reply)
+                client.send(reply)
+            else:
+                self._note_forbidden(bar, query)
+                client.send(build_reply(query, Rcode.REFUSED))
 
         if self._pinboard is None:
-            tell(True)
+            tell(None)
         else:
             self._when_pinned(query, DnsView(reply), tell)
 
     def _release(self, waiting: list[_Waiting], answer: DnsView, *, is_ours: bool) -> None:
         """Send *answer* to all who wait, once its addresses are pinned."""
-        def tell(may: bool) -> None:
+        def tell(bar: Bar | None) -> None:
             for one in waiting:
-                if may:
+                if bar is None:
                     self._tell(one, answer, is_ours=is_ours)
                 else:
-                    self.counts.add(counted.REFUSED)
+                    self._note_forbidden(bar, one.query)
                     one.client.send(build_reply(one.query, Rcode.REFUSED))
 
         self._when_pinned(waiting[0].query, answer, tell)
 
-    def _when_pinned(self, query: DnsView, answer: DnsView, then: Callable[[bool], None]) -> None:
-        """Call *then*, now or later, with whether *answer* to *query* may be passed on."""
+    def _when_pinned(self, query: DnsView, answer: DnsView, then: Callable[[Bar | None], None]) -> None:
+        """Call *then*, now or later, with what forbids to pass on *answer* to *query*, if something does."""
         pins = self._judge.pins(query, answer)
-        if pins and self._pinboard is not None:
-            self._pinboard.pin(pins, then)
+        if isinstance(pins, Bar):
+            then(pins)
+        elif pins and self._pinboard is not None:
+            bar = Bar(pins[0].place, Why.NOT_PINNED)
+            self._pinboard.pin(pins, lambda may: then(None if may else bar))
         else:
-            then(pins is not None)
+            then(None)
 
     @staticmethod
     def _tell(waiting: _Waiting, answer: DnsView, *, is_ours: bool) -> None:

@@ -1,13 +1,12 @@
 """What becomes of a question: answered here, or asked of whom. Pure, no I/O.
 
 Each query of the guest passes `Judge.judge` before anything else is done with it, also one whose answer is
-remembered, and each answer of a server passes `Judge.admit` before the guest or the cache gets it. Whoever
-wants to rule what names the guest may ask for, or what answers it may see, does it in these two places.
+remembered. Each answer of a server passes `Judge.admit` before the guest or the cache gets it, and
+`Judge.pins` before the guest does. Whoever wants to rule what names the guest may ask for, or what answers it
+may see, does it in these places.
 """
 
 from __future__ import annotations
-
-from time import monotonic
 
 from passt.light.values import NamedTuple
 from passt.wire.dns.message import (
@@ -18,47 +17,42 @@ from passt.wire.dns.message import (
     RecordType,
     build_reply,
     encode_name,
-    show_name,
     suffixes,
 )
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from passt.facts.address import IPAddress
-    from passt.names.name_learner import NameLearner
-    from passt.names.name_rules import NameRules, Pin
+    from passt.names.name_rules import NameLearner, NameRules
+    from passt.names.orders import Bar, Pin
 
-MAX_TOLD = 256                     # refused names that are remembered, not to be told again at once
-TELL_INTERVAL_S = 1.0
 TTL_S = 60                         # of names of --dns-hosts: they stay as long as we run
 
 
 class Ruling(NamedTuple):
-    """Answer *reply*; if that is None, ask *servers*, or those of the host if that is None, too."""
+    """Answer *reply*; if that is None, ask *servers*, or those of the host if that is None, too.
+
+    *bar* is what forbids the name, if something does.
+    """
 
     reply: bytes | None
     servers: tuple[IPAddress, ...] | None
+    bar: Bar | None = None
 
 
 class Judge:
     """Knows *hosts*, of --dns-hosts, and *routes*, of --dns-route; *has_ip6* says what the guest has.
 
-    *rules* say which names it may ask for; None: all. *tell* gets a line for each that is refused, once
-    a second: a resolver asks for both families, and all servers that it knows. The guest gets the code
-    *refusal*.
+    *rules* say which names it may ask for; None: all. For others the guest gets the code *refusal*.
     """
 
     def __init__(self, hosts: Iterable[tuple[str, IPAddress]], routes: Iterable[tuple[str, IPAddress]],
                  *, has_ip6: bool, rules: NameRules | NameLearner | None = None,
-                 tell: Callable[[str], None] | None = None, refusal: int = Rcode.REFUSED,
-                 clock: Callable[[], float] = monotonic) -> None:
+                 refusal: int = Rcode.REFUSED) -> None:
         self._has_ip6 = has_ip6
-        self._tell = tell
         self._refusal = refusal
-        self._clock = clock
-        self._told: dict[bytes, float] = {}                    # the oldest first
         self._rules = rules
         self._hosts: dict[bytes, list[bytes]] = {}
         for name, address in hosts:
@@ -79,9 +73,15 @@ class Judge:
             return Ruling(build_reply(query, Rcode.NOTIMP), None)
         if not query.name or any(record.section < 2 for record in query.records):
             return Ruling(build_reply(query, Rcode.FORMERR), None)
-        code = self._find_bar(query)
-        if code is not None:
-            return Ruling(build_reply(query, code), None)
+        bar = self._rules.find_bar(query.name) if self._rules is not None else None
+        if bar is not None:
+            return Ruling(build_reply(query, self._refusal), None, bar)
+        return self._answer(query)
+
+    def _answer(self, query: DnsView) -> Ruling:
+        """Decide on *query*, which is allowed."""
+        if self._rules is not None and self._rules.is_empty(query):
+            return Ruling(build_reply(query, Rcode.NOERROR), None)
         if query.klass == CLASS_IN:
             packed = self._hosts.get(query.name)
             if query.kind == RecordType.AAAA and not self._has_ip6:
@@ -91,35 +91,12 @@ class Judge:
                 return Ruling(build_reply(query, Rcode.NOERROR, _fitting(query.kind, packed), TTL_S), None)
         return Ruling(None, self._find_route(query.name))
 
-    def _find_bar(self, query: DnsView) -> int | None:
-        """Return the code with which a rule has *query* answered; None if none does."""
-        if self._rules is None:
-            return None
-        if not self._rules.may_ask(query.name):
-            self._tell_refused(query.name)
-            return self._refusal
-        return Rcode.NOERROR if self._rules.is_empty(query) else None
-
-    def _tell_refused(self, name: bytes) -> None:
-        """Tell that *name* is refused, but not again within the second."""
-        if self._tell is None:
-            return
-        now = self._clock()
-        last = self._told.get(name)
-        if last is not None and now - last < TELL_INTERVAL_S:
-            return
-        self._told.pop(name, None)
-        if len(self._told) >= MAX_TOLD:
-            del self._told[next(iter(self._told))]
-        self._told[name] = now
-        self._tell(f"refused: the name {show_name(name)}: no rule allows it")
-
-    def admit(self, query: DnsView, _answer: DnsView) -> bool:
-        """Tell whether *_answer* to *query* may be passed on: rules may have come since it was asked."""
+    def admit(self, query: DnsView) -> bool:
+        """Tell whether an answer to *query* may be passed on: rules may have come since it was asked."""
         return self._rules is None or self._rules.may_ask(query.name)
 
-    def pins(self, query: DnsView, answer: DnsView) -> list[Pin] | None:
-        """Return what has to be pinned before *answer* to *query* is passed on; None: it may not be."""
+    def pins(self, query: DnsView, answer: DnsView) -> list[Pin] | Bar:
+        """Return what has to be pinned before *answer* to *query* is passed on, or what forbids that."""
         return self._rules.pins(query.name, answer) if self._rules is not None else []
 
     def _find_route(self, name: bytes) -> tuple[IPAddress, ...] | None:

@@ -1,5 +1,7 @@
 """Which names the guest may ask for, by rules of egress, and what their answers lead to. Pure, no I/O.
 
+`NameRules` judges by rules; `NameLearner` stands in their place with --learn.
+
 The first rule by name that fits the question decides; without one the question is refused where rules deny
 the rest. What fits nothing leaves this process in no message, so names tell nobody anything. Aliases are
 followed within an answer from the name that was asked: that one counts, whatever the others are called, but a
@@ -12,8 +14,9 @@ A well-known server of DNS over HTTPS is refused unless a rule names exactly it:
 from __future__ import annotations
 
 from passt.facts.doh_servers import DOH_NAMES
-from passt.light.values import NamedTuple
-from passt.wire.dns.message import CLASS_IN, RecordType, encode_name, suffixes
+from passt.facts.egress import Why
+from passt.names.orders import MAX_TEXT_LEN, Bar, Pin
+from passt.wire.dns.message import CLASS_IN, RecordType, encode_name, show_name, suffixes
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -27,15 +30,6 @@ MAX_PLACES = 16                    # rules that an address is pinned for: the fi
 MAX_TTL = 0x7fffffff               # RFC 2181 8
 _EMPTY = frozenset((RecordType.SVCB, RecordType.HTTPS))
 _ADDRESSES = frozenset((RecordType.A, RecordType.AAAA))
-
-
-class Pin(NamedTuple):
-    """An address that a name of the rule at *place* has, for *ttl* seconds; *name* is text, if learned."""
-
-    place: int
-    address: bytes
-    ttl: int
-    name: bytes = b""
 
 
 class NameRules:
@@ -52,13 +46,21 @@ class NameRules:
                 table.setdefault(encode_name(rule.name), []).append(place)
         self._doh = frozenset(map(encode_name, DOH_NAMES))
 
+    def find_bar(self, name: bytes) -> Bar | None:
+        """Return what forbids the guest to ask for *name*, in wire form; None if nothing does."""
+        places, nowhere = self._places(name), len(self._allows)
+        if places and not self._allows[places[0]]:
+            return Bar(places[0], Why.QUESTION)
+        if name in self._doh:
+            exact = self._exact.get(name)
+            if not exact:
+                return Bar(nowhere, Why.DOH)
+            return None if self._allows[exact[0]] else Bar(exact[0], Why.QUESTION)
+        return None if places or self._allows_rest else Bar(nowhere, Why.QUESTION)
+
     def may_ask(self, name: bytes) -> bool:
         """Tell whether the guest may ask for *name*, in wire form."""
-        places = self._places(name)
-        if name in self._doh:
-            places = [place for place in places if place in self._exact.get(name, ())]
-            return bool(places) and self._allows[places[0]]
-        return self._allows[places[0]] if places else self._allows_rest
+        return self.find_bar(name) is None
 
     def places(self, name: bytes) -> list[int]:
         """Return the places of the rules that allow *name*, as far as none before them denies it."""
@@ -73,21 +75,20 @@ class NameRules:
         """Tell whether *query* is answered that there is no such record."""
         return is_hint(query)
 
-    def pins(self, name: bytes, answer: DnsView) -> list[Pin] | None:
-        """Return what *answer* to a question for *name* leads to; None if it may not be passed on.
+    def pins(self, name: bytes, answer: DnsView) -> list[Pin] | Bar:
+        """Return what *answer* to a question for *name* leads to, or what forbids to pass it on.
 
         That is so for one with too many addresses, and for one by an alias that a rule denies by its name.
         """
         names, addresses = find_addresses(name, answer)
-        if len(addresses) > MAX_ADDRESSES or any(at != name and self._is_denied(at) for at in names):
-            return None
-        places = self.places(name)[:MAX_PLACES]
-        return [Pin(place, address, ttl) for address, ttl in addresses.items() for place in places]
-
-    def _is_denied(self, name: bytes) -> bool:
-        """Tell whether a rule denies *name* itself."""
-        places = self._places(name)
-        return bool(places) and not self._allows[places[0]]
+        for alias in names:
+            places = self._places(alias) if alias != name else ()
+            if places and not self._allows[places[0]]:
+                return Bar(places[0], Why.ALIAS)
+        found = self.places(name)[:MAX_PLACES]
+        if len(addresses) > MAX_ADDRESSES:
+            return Bar(found[0] if found else len(self._allows), Why.TOO_MANY)
+        return [Pin(place, address, ttl) for address, ttl in addresses.items() for place in found]
 
     def _places(self, name: bytes) -> list[int]:
         """Return the places of all rules that fit *name*, in order."""
@@ -96,6 +97,30 @@ class NameRules:
             for parent in list(suffixes(name))[1:]:
                 found += self._below.get(parent, ())
         return sorted(found)
+
+
+class NameLearner:
+    """Judges names as `NameRules` does, with no rules: all may be asked for, and each is told.
+
+    HTTPS and SVCB are answered empty, as they are with rules later.
+    """
+
+    def find_bar(self, _name: bytes) -> None:
+        """Return what forbids the guest to ask for *_name*: nothing does."""
+
+    def may_ask(self, _name: bytes) -> bool:
+        """Tell whether the guest may ask for *_name*."""
+        return True
+
+    def is_empty(self, query: DnsView) -> bool:
+        """Tell whether *query* is answered that there is no such record."""
+        return is_hint(query)
+
+    def pins(self, name: bytes, answer: DnsView) -> list[Pin]:
+        """Return what *answer* to a question for *name* leads to; a pin without an address if to nothing."""
+        addresses = list(find_addresses(name, answer)[1])[:MAX_ADDRESSES]
+        text = show_name(name).encode("ascii")[:MAX_TEXT_LEN]
+        return [Pin(0, address, 0, text) for address in addresses or (b"",)]
 
 
 def is_hint(query: DnsView) -> bool:

@@ -1,8 +1,9 @@
 """What the main process and the forwarder tell each other while they run, a message each.
 
 To the forwarder: a `NameService` as text, numbers and addresses; or, beginning with a letter, the number of
-pins and whether they are there, or rules by name. From it: pins, with a number; with --learn names and what
-they have.
+pins and whether they are there, or rules by name. From it, each beginning with a letter: pins, with a number;
+with --learn names and what they have; what rules have refused. Nothing that it says is trusted: it reads what
+strangers write.
 
 Rules have a generation, and pins that of the rules by which they were made: a pin names a rule by its place,
 which is another one's when rules have changed. Rules take several messages; the last one has them used.
@@ -15,25 +16,46 @@ from struct import Struct
 
 from passt.errors import WireError
 from passt.facts.address import IP4_LEN, IP6_LEN
-from passt.facts.egress import EgressRule, EgressRules
+from passt.facts.egress import EgressRule, EgressRules, RefusedName, Why
 from passt.facts.guest import NameService
+from passt.light.values import NamedTuple
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from passt.names.name_rules import Pin
+    from collections.abc import Iterable, Mapping, Sequence
 
 MAX_MESSAGE = 16 * 1024
 MAX_PINS_LEN = 32 * 1024           # 1,024 pins, of 23 bytes at most
+MAX_TEXT_LEN = 255                 # of a name; what is longer has bytes that no rule can have
 PINNED = b"p"
 RULES = b"r"
 GENERATIONS = 1 << 16
-_LEARNED = Struct("!I")            # of what is learned, which follows
-_NUMBER = Struct("!IH")            # number, generation of the rules
+PINS, LEARNED, REFUSED = b"p", b"l", b"x"
+_LEARNED = Struct("!cI")           # LEARNED, number; what is learned follows
+_NUMBER = Struct("!cIH")           # PINS, number, generation of the rules
+_REFUSED = Struct("!cHH")          # REFUSED, generation, how many numbers follow; then names
+_OF_RULE = Struct("!HI")           # place, how many it has refused
+_NAME = Struct("!HBB")             # place, why, length of the name, which follows
 _RULES = Struct("!cH?")            # RULES, generation, whether it is the last message of them
 _SETTLED = Struct("!cI?")
+_PRINTABLE = frozenset(range(0x21, 0x7F))
 _PIN = Struct("!HIB")              # place, TTL, length of the address, which follows
+
+
+class Pin(NamedTuple):
+    """An address that a name of the rule at *place* has, for *ttl* seconds; *name* is text, if learned."""
+
+    place: int
+    address: bytes
+    ttl: int
+    name: bytes = b""
+
+
+class Bar(NamedTuple):
+    """What forbids a name: the rule at *place*, that behind the last one if none allows it, and *why*."""
+
+    place: int
+    why: Why
 
 
 def build_service(service: NameService) -> bytes:
@@ -51,18 +73,18 @@ def parse_service(message: bytes) -> NameService:
 
 def build_pins(number: int, pins: Sequence[Pin], generation: int = 0) -> bytes:
     """Write *pins* with their *number*, by rules of that *generation*."""
-    return _NUMBER.pack(number, generation) + b"".join(
+    return _NUMBER.pack(PINS, number, generation) + b"".join(
         _PIN.pack(pin.place, pin.ttl, len(pin.address)) + pin.address for pin in pins)
 
 
 def parse_pins(message: bytes) -> tuple[int, int, list[tuple[int, bytes, int]]]:
-    """Read what `build_pins` wrote: number, generation, and place, address and TTL of each. Raises WireError.
+    """Read what `build_pins` wrote: number, generation, and place, address and TTL of each.
 
-    It is not trusted: the forwarder reads what strangers write.
+    Raises WireError.
     """
-    if len(message) < _NUMBER.size:
+    if len(message) < _NUMBER.size or not message.startswith(PINS):
         raise WireError(f"pins: {len(message)} bytes")
-    number, generation = _NUMBER.unpack_from(message)
+    _, number, generation = _NUMBER.unpack_from(message)
     pins = []
     at = _NUMBER.size
     while at < len(message):
@@ -126,18 +148,18 @@ def _parse_rules(lines: Iterable[str]) -> EgressRules:
 
 def build_learned(number: int, pins: Sequence[Pin], _generation: int = 0) -> bytes:
     """Write the names and addresses of *pins* with their *number*; no rules, no generation of them."""
-    return _LEARNED.pack(number) + b"".join(
+    return _LEARNED.pack(LEARNED, number) + b"".join(
         bytes((len(pin.name),)) + pin.name + bytes((len(pin.address),)) + pin.address for pin in pins)
 
 
 def parse_learned(message: bytes) -> tuple[int, list[tuple[bytes, bytes]]]:
     """Read what `build_learned` wrote: the number, and names as text, each with an address or b"".
 
-    It is not trusted, as `parse_pins` says. Raises WireError.
+    Raises WireError.
     """
-    if len(message) < _LEARNED.size:
+    if len(message) < _LEARNED.size or not message.startswith(LEARNED):
         raise WireError(f"names: {len(message)} bytes")
-    (number,) = _LEARNED.unpack_from(message)
+    _, number = _LEARNED.unpack_from(message)
     fields = []
     at = _LEARNED.size
     while at < len(message):
@@ -150,6 +172,39 @@ def parse_learned(message: bytes) -> tuple[int, list[tuple[bytes, bytes]]]:
     if any(len(address) not in {0, IP4_LEN, IP6_LEN} for _, address in found):
         raise WireError("names: address of a wrong length")
     return number, found
+
+
+def build_refused(numbers: Mapping[int, int], names: Sequence[tuple[Bar, bytes]], generation: int) -> bytes:
+    """Write how many the rules at some places have refused, and names, as text, of what was refused."""
+    return (_REFUSED.pack(REFUSED, generation, len(numbers))
+            + b"".join(_OF_RULE.pack(place, min(n, 0xFFFF_FFFF)) for place, n in numbers.items())
+            + b"".join(_NAME.pack(bar.place, bar.why, len(name)) + name for bar, name in names))
+
+
+def parse_refused(message: bytes) -> tuple[int, list[tuple[int, int]], list[RefusedName]]:
+    """Read what `build_refused` wrote: generation, place and number of each rule, names. Raises WireError."""
+    if len(message) < _REFUSED.size or not message.startswith(REFUSED):
+        raise WireError(f"refusals: {len(message)} bytes")
+    _, generation, n_numbers = _REFUSED.unpack_from(message)
+    at = _REFUSED.size + n_numbers * _OF_RULE.size
+    if at > len(message):
+        raise WireError("refusals: numbers are cut off")
+    numbers = list(_OF_RULE.iter_unpack(message[_REFUSED.size:at]))
+    names = []
+    while at < len(message):
+        if at + _NAME.size > len(message):
+            raise WireError("refusals: one is cut off")
+        place, why, length = _NAME.unpack_from(message, at)
+        at += _NAME.size
+        text = message[at:at + length]
+        at += length
+        if at > len(message) or not set(text) <= _PRINTABLE:
+            raise WireError("refusals: no name")
+        try:
+            names.append(RefusedName(place, Why(why), text.decode("ascii")))
+        except ValueError:
+            raise WireError(f"refusals: there is no reason {why}") from None
+    return generation, numbers, names
 
 
 def build_settled(number: int, *, is_pinned: bool) -> bytes:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from passt.names.loop import Loop, Timer
-    from passt.names.name_rules import Pin
+    from passt.names.orders import Pin
 
 PATIENCE_S = 5.0
 MAX_WAITING = 1024

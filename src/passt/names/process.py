@@ -20,7 +20,8 @@ go to the host's first server as they are, as they do for addresses that are not
 
 On the channel the process is told to begin, and gets another list of servers when the host has one
 (`names.orders`). With rules of egress by name it asks there for pins of what it is about to answer, and waits
-for them (`names.pinboard`). What it counts is in memory that both share (`names.counts`).
+for them (`names.pinboard`), and tells what rules have refused (`names.refusals`). What it counts is in memory
+that both share (`names.counts`).
 """
 
 from __future__ import annotations
@@ -37,11 +38,13 @@ from passt.names.counts import Counts
 from passt.names.orders import (
     GENERATIONS,
     MAX_PINS_LEN,
+    REFUSED,
     build_rules,
     build_service,
     build_settled,
     parse_learned,
     parse_pins,
+    parse_refused,
 )
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn, Protocol
 
-    from passt.facts.egress import EgressRules
+    from passt.facts.egress import EgressRules, RefusedName
     from passt.facts.guest import GuestNet, NameService
     from passt.facts.settings import NameSettings
     from passt.process.identity import Identity
@@ -106,17 +109,21 @@ class NameForwarder:
 
     def start(self, loop: EngineLoop, on_end: Callable[[], None],
               pin: Callable[[int, bytes, int], bool] | None = None,
-              learn: Callable[[str, bytes], None] | None = None) -> None:
+              learn: Callable[[str, bytes], None] | None = None,
+              refuse: Callable[[list[tuple[int, int]], list[RefusedName]], None] | None = None) -> None:
         """Have *loop* call *on_end* when the process ends: there are no doors then.
 
         *pin* takes pins: the place of a rule, an address, and seconds; it tells whether it may be. *learn*
         takes instead what is asked for with --learn: a name as text, and an address that it has, or b"".
+        *refuse* takes what rules have refused: places of rules and how much, and some of the names.
         """
         def on_event() -> None:
             try:
                 message = self._channel.recv(MAX_PINS_LEN)
                 if message:
-                    if learn is not None:
+                    if message.startswith(REFUSED):
+                        self._refuse_all(message, refuse)
+                    elif learn is not None:
                         self._learn_all(message, learn)
                     else:
                         self._pin_all(message, pin)
@@ -160,6 +167,16 @@ class NameForwarder:
         for name, address in found:
             learn(name.decode("ascii", "replace"), address)
         self._settle(number, is_pinned=True)
+
+    def _refuse_all(self, message: bytes,
+                    refuse: Callable[[list[tuple[int, int]], list[RefusedName]], None] | None) -> None:
+        """Take what the process says was refused, by rules of now; nonsense is dropped."""
+        try:
+            generation, numbers, names = parse_refused(message)
+        except WireError:
+            return
+        if refuse is not None and generation == self._generation:
+            refuse(numbers, names)
 
     def _settle(self, number: int, *, is_pinned: bool) -> None:
         try:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import gc
 import socket
 
-from passt import log
 from passt.host import descriptors
 from passt.names.answer_cache import AnswerCache
 from passt.names.clients import DatagramDoor, StreamDoor
 from passt.names.forwarder import Forwarder
 from passt.names.judge import Judge
 from passt.names.loop import Loop
-from passt.names.name_learner import NameLearner
-from passt.names.name_rules import NameRules
+from passt.names.name_rules import NameLearner, NameRules
 from passt.names.orders import (
     MAX_MESSAGE,
     PINNED,
@@ -26,6 +24,7 @@ from passt.names.orders import (
 )
 from passt.names.outlet import Outlet, Way
 from passt.names.pinboard import Pinboard
+from passt.names.refusals import NameRefusals
 from passt.names.upstreams import Upstreams
 from passt.process import helper
 from passt.wire.dns.message import Rcode
@@ -74,12 +73,12 @@ def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSet
     cache = AnswerCache(asked.dns_cache, loop.clock) if asked.dns_cache else None
     rules_reader = RulesReader()
     judge = Judge(asked.dns_hosts, asked.dns_routes, has_ip6=guest.ip6 is not None, rules=_judge_of(rules),
-                  tell=lambda text: log.limited(log.INFO, "egress names", text),
                   refusal=Rcode.NXDOMAIN if asked.dns_refuse == "nxdomain" else Rcode.REFUSED)
     build = build_learned if rules is not None and rules.learns else build_pins
     pinboard = Pinboard(loop, channel.send, build) if rules is not None else None
+    refusals = NameRefusals(loop, channel.send)
     forwarder = Forwarder(loop, judge, Upstreams(guest.names), outlet, cache, max_exchanges(), pinboard,
-                          counts=counts)
+                          refusals, counts=counts)
     for door in doors:
         opened = StreamDoor if door.type == socket.SOCK_STREAM else DatagramDoor
         opened(loop, door, forwarder)
@@ -98,6 +97,7 @@ def serve(channel: socket.socket, doors: Iterable[socket.socket], asked: NameSet
             renewed = rules_reader.add(message)
             if renewed is not None:
                 rules_now, pinboard.generation = renewed
+                refusals.renew(pinboard.generation)
                 judge.renew(NameRules(rules_now) if rules_now.has_names else None)
         elif message:
             forwarder.renew(parse_service(message))

@@ -27,7 +27,7 @@ COMMANDS = {
               "Show the port rules and open ports, or add, delete or replace rules: all or none."),
     "policy": ("[show] | set FILE [--kill] | reload [--kill]",
                "Show the rules of egress, or have new flows judged by those of FILE or --policy's file."),
-    "explain": ("[tcp|udp|icmp] ADDR[:PORT] | [tcp|udp] --inbound PORT",
+    "explain": ("[tcp|udp|icmp] ADDR[:PORT] | [tcp|udp] --inbound PORT | NAME",
                 "Tell which rule, mapping and addresses a flow would get, or why it would be refused."),
     "doctor": ("[--port PORT[/tcp|/udp]]", "Say what is wrong, here or in an instance, and its remedy."),
     "capture": ("-w FILE|- [FILTER]... | --ring SIZE [FILTER]... | list | get ID -w FILE|- | stop ID",

@@ -35,6 +35,10 @@ def _refused(event: dict[str, Any]) -> str:
     return f"{text}: {event['reason']}" if event.get("reason") else text
 
 
+def _name(event: dict[str, Any]) -> str:
+    return f"{event['name']}: {event['reason']}"
+
+
 def _port(event: dict[str, Any]) -> str:
     """Write where a port listens, where it leads, and the option of its rule."""
     where = event["address"] or "*"
@@ -74,7 +78,8 @@ def _lost(event: dict[str, Any]) -> str:
 
 
 _WRITERS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "flow_opened": _flow, "flow_closed": _flow, "flow_refused": _refused, "port_opened": _port,
+    "flow_opened": _flow, "flow_closed": _flow, "flow_refused": _refused, "name_refused": _name,
+    "port_opened": _port,
     "port_closed": _port, "host_changed": _host_changed, "guest_address": _guest_address,
     "limit_reached": _limit, "lost": _lost,
 }  # fmt: skip

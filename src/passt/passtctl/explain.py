@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from urllib.parse import urlencode
 
 from passt.errors import ConfigError
+from passt.facts.domain_name import normalise_name
 from passt.passtctl.output import print_json, print_lines
 from passt.passtctl.table import endpoint
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from passt.passtctl.instances import Instance
 
 PROTOCOLS = ("tcp", "udp", "icmp")
+_NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
 
 
 def explain(instance: Instance, command: Command) -> int:
@@ -25,6 +27,8 @@ def explain(instance: Instance, command: Command) -> int:
     if command.json:
         return print_json(found)
     print_lines([line for flow in found["flows"] for line in flow_lines(flow)])
+    if "name" in found:
+        print_lines(name_lines(found["name"]))
     return 0
 
 
@@ -38,13 +42,25 @@ def parse_flow(command: Command) -> dict[str, str]:
         asked["source"] = command.source
     if len(words) > 1 or (not words and command.inbound is None):
         raise ConfigError(f"passtctl explain takes ADDR, ADDR:PORT or --inbound PORT, and in front one of"
-                          f" {', '.join(PROTOCOLS)} if you like")
+                          f" {', '.join(PROTOCOLS)} if you like, or NAME")
+    if words and is_name(words[0]):
+        if asked:
+            raise ConfigError(f"'{words[0]}' is a name, which is asked for before there is a flow; give it"
+                              " alone")
+        return {"name": words[0]}
     if words:
         address, port = split_endpoint(words[0])
         asked["address"] = address
         if port:
             asked["port"] = port
     return asked
+
+
+def is_name(text: str) -> bool:
+    """Tell whether *text* is a domain name of several labels, or with a dot at its end; no address is one."""
+    name = normalise_name(text)
+    return (name is not None and "." in text and ":" not in text
+            and not name.rpartition(".")[2].isdecimal() and set(name.lower()) <= _NAME_LETTERS)
 
 
 def split_endpoint(text: str) -> tuple[str, str]:
@@ -64,6 +80,12 @@ def split_endpoint(text: str) -> tuple[str, str]:
     if port and not (port.isascii() and port.isdecimal()):
         raise ConfigError(f"'{port}' is not a port")
     return address, port
+
+
+def name_lines(name: dict[str, Any]) -> list[str]:
+    """Write what is told of a name."""
+    return [f"name {name['name']}: {name['verdict']} ({name['why']})",
+            *(f"    {step}" for step in name["steps"])]
 
 
 def flow_lines(flow: dict[str, Any]) -> list[str]:

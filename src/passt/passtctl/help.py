@@ -21,6 +21,7 @@ _PARTS: dict[str, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
     "top": (_FLOW_FILTER, ("Keys", (("h", "all of them"), ("q", "quit")))),
     "events": (("KIND", (
         ("flow_opened flow_closed flow_refused", "closed: what it carried, and why"),
+        ("name_refused", "a name that rules of egress forbid"),
         ("port_opened port_closed", "a port that we listen on"),
         ("guest_address host_changed", "learnt of the guest; followed by --follow"),
         ("limit_reached lost", "lost: for who reads slowly; always told"))),),
@@ -35,7 +36,8 @@ _PARTS: dict[str, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
         ("FILE", (("PATH", "rules in TOML, as for --policy; - is standard input"),))),
     "explain": (("Options", (
         ("--inbound PORT", "a flow to that port of the host, or to that of ADDR"),
-        ("--source ADDR", "where the flow comes from"))),),
+        ("--source ADDR", "where the flow comes from"),
+        ("NAME", "whether rules of egress let it be asked for"))),),
     "doctor": (("Options", (
         ("--port PORT", "also: who has that port of the host; 8080, 8080/tcp or 8080/udp"),
         ("-p, -s", "also: what is wrong with that instance"))),),

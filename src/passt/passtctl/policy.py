@@ -64,7 +64,12 @@ def read_rules(path: str) -> str:
 
 
 def policy_lines(found: dict[str, Any]) -> list[str]:
-    """Write the rules in the order in which they are tried, and how many flows each has refused."""
-    rows = [(rule["rule"], str(rule["refused"])) for rule in found["rules"]]
-    rows.append((f"{found['default']} all else", str(found["refused_by_default"])))
-    return layout(("RULE", "REFUSED"), rows, frozenset((1,)))
+    """Write the rules in the order in which they are tried, and how many flows and names each has refused.
+
+    An instance of before this version does not tell of names.
+    """
+    rows = [(rule["rule"], str(rule["refused"]), str(rule.get("names_refused", "-")))
+            for rule in found["rules"]]
+    rows.append((f"{found['default']} all else", str(found["refused_by_default"]),
+                 str(found.get("names_refused_by_default", "-"))))
+    return layout(("RULE", "FLOWS REFUSED", "NAMES REFUSED"), rows, frozenset((1, 2)))

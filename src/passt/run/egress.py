@@ -67,12 +67,13 @@ def build_egress(asked: EgressSettings, guest: GuestNet, own_names: Iterable[tup
     """
     if not asked.has_rules:
         return None
-    teller = RefusalTeller(lambda text: log.limited(log.INFO, "egress", text), monotonic)
+    teller = RefusalTeller(lambda text: log.limited(log.INFO, "egress", text), monotonic,
+                           lambda text: log.limited(log.INFO, "egress names", text))
     pins = None
     if guest.names is not None:    # rules by name may come later
         pins = Pins(monotonic, ((name, address.packed) for name, address in own_names))
     return Egress(asked.rules, _read_addresses(), resolvers_of(guest), teller.note, pins, networks_of(guest),
-                  teller.note_answer)
+                  teller.note_answer, teller.note_name, asked.nat64_prefixes)
 
 
 def open_learned(asked: EgressSettings, background: Background) -> LearnedFile | None:
@@ -94,7 +95,8 @@ def build_learning(asked: EgressSettings, guest: GuestNet, own_names: Iterable[t
     from passt.forward.learning import Learning
 
     by_name = EgressRules((EgressRule(True, name="."),))   # as the rules that will be written
-    judge = Egress(by_name, _read_addresses(), resolvers_of(guest), networks=networks_of(guest))
+    judge = Egress(by_name, _read_addresses(), resolvers_of(guest), networks=networks_of(guest),
+                   nat64=asked.nat64_prefixes)
     own = {address.packed for _, address in own_names}
     return Learning(lambda address: address not in own and judge.is_inner(address))
 

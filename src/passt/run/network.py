@@ -477,7 +477,8 @@ class Network:
         egress, learning = self._policy.egress, self._policy.learning
         if self._names is not None:
             self._names.start(self.engine, self._leave_names, egress.pin if egress is not None else None,
-                              learning.note_name if learning is not None else None)
+                              learning.note_name if learning is not None else None,
+                              egress.refuse_names if egress is not None else None)
         run_loop(self.engine, diagnostics, self.control_counters)
         if self._learned is not None and learning is not None:
             self._learned.write(learning)

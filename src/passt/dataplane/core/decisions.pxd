@@ -33,7 +33,7 @@ cdef bint may_tell(Core core) noexcept nogil
 cdef void note_opened(Core core, Flow *flow) noexcept nogil
 cdef void note_ended(Core core, const Flow *flow, const char *why) noexcept nogil
 cdef void note_refused(Core core, const Flow *flow) noexcept nogil
-cdef void note_refused_inbound(Core core, uint8_t proto, const sockaddr_storage *peer,
-                               const sockaddr_storage *local) noexcept nogil
+cdef void note_refused_client(Core core, uint8_t proto, const sockaddr_storage *peer,
+                              const sockaddr_storage *local, const InboundView *view) noexcept nogil
 cdef void queue_news(Core core, uint32_t kind) noexcept nogil
 cdef void flush_news(Core core, uint32_t kinds) noexcept nogil

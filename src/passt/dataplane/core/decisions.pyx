@@ -302,9 +302,9 @@ cdef void note_refused(Core core, const Flow *flow) noexcept nogil:
                      flow.keys[0].guest_port, flow.keys[0].remote, flow.keys[0].remote_port, False)
 
 
-cdef void note_refused_inbound(Core core, uint8_t proto, const sockaddr_storage *peer,
-                               const sockaddr_storage *local) noexcept nogil:
-    """The policy refused what *peer* sent to a listener."""
+cdef void note_refused_client(Core core, uint8_t proto, const sockaddr_storage *peer,
+                              const sockaddr_storage *local, const InboundView *view) noexcept nogil:
+    """The policy, asked for *view*, refused what *peer* sent to a listener of the host or the namespace."""
     cdef uint8_t from_address[16]
     cdef uint8_t to_address[16]
     cdef uint16_t from_port = 0
@@ -313,7 +313,8 @@ cdef void note_refused_inbound(Core core, uint8_t proto, const sockaddr_storage 
     core.stats.flows_refused += 1
     if may_tell(core):
         read_sockaddr(local, to_address, &to_port)
-        tell_refused(core, proto, n, from_address, from_port, to_address, to_port, True)
+        tell_refused(core, proto, n, from_address, from_port, to_address, to_port,
+                     not view.from_namespace)
 
 
 cdef void tell_opened(Core core, const Flow *flow) noexcept with gil:

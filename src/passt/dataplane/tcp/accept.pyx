@@ -6,7 +6,7 @@ from passt.dataplane.base.externs cimport EAGAIN, EPOLLRDHUP, IPPROTO_TCP, socka
 from passt.dataplane.base.stats cimport DROP_FLOWS_FULL, DROP_NO_FD, DROP_REFUSED, DROP_SOCKET, count
 from passt.dataplane.bypass.tcp_bypass cimport open_splice
 from passt.dataplane.core.core cimport Core
-from passt.dataplane.core.decisions cimport ask_inbound, note_opened, note_refused_inbound
+from passt.dataplane.core.decisions cimport ask_inbound, note_opened, note_refused_client
 from passt.dataplane.core.make_room cimport admit, join_crowd, lacks_descriptor, spare_for_connection
 from passt.dataplane.flow.decision cimport InboundView, fill_inbound_key
 from passt.dataplane.flow.key cimport SIDE_GUEST, FlowKey
@@ -65,7 +65,7 @@ cdef void offer_connection(Core core, uint32_t listener, int fd, const sockaddr_
         return
     if not wanted or core.sockets.prepare_stream(fd) < 0:
         count(&core.stats, DROP_REFUSED)
-        note_refused_inbound(core, IPPROTO_TCP, peer, local)
+        note_refused_client(core, IPPROTO_TCP, peer, local, &view)
         core.sockets.abort(fd)
         return
     flow = admit(core, FLOW_TCP)

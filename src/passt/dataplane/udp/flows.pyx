@@ -48,7 +48,7 @@ from passt.dataplane.base.externs cimport (
     htons, memcmp, memcpy, memset, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
 )
 from passt.dataplane.core.decisions cimport (
-    ask_inbound, ask_listener, ask_source, note_ended, note_opened, note_refused_inbound,
+    ask_inbound, ask_listener, ask_source, note_ended, note_opened, note_refused_client,
 )
 from passt.dataplane.core.listeners cimport SharedListener
 from passt.dataplane.core.make_room cimport admit_datagram, take_record
@@ -348,7 +348,7 @@ cdef Flow *open_inbound(Core core, uint32_t listener, int fd, const FlowKey *key
     (<sockaddr_in *>local).sin_port = htons(core.listeners.states[listener].port)
     if not ask_inbound(core, listener, IPPROTO_UDP, peer, local, &view):
         count(&core.stats, DROP_REFUSED)
-        note_refused_inbound(core, IPPROTO_UDP, peer, local)
+        note_refused_client(core, IPPROTO_UDP, peer, local, &view)
         return NULL
     if view.bypass:
         return open_splice_udp(core, listener, fd, key, message, &view)

@@ -65,6 +65,7 @@ DROPS = {
     "names_no_query": (NOTE, "messages to --dns-forward that are no queries"),
     "names_malformed": (NOTE, "queries to --dns-forward that make no sense"),
     "names_refused": (NOTE, "queries to --dns-forward of a kind that it does not serve"),
+    "names_forbidden": (NOTE, "names that rules of egress forbid: passtctl events name_refused"),
     "names_repeated": (OK, "queries sent again while the first was on its way"),
     "names_full": (WARNING, "queries beyond those that may be on their way: raise the limit of open files"),
     "names_no_answer": (WARNING, "queries that no name server of the host has answered"),
