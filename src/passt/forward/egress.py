@@ -199,13 +199,31 @@ class Egress:
 
     def renew(self, host: Collection[bytes] | None, resolvers: Collection[bytes],
               networks: Collection[tuple[bytes, int]] = ()) -> None:
-        """Take it that the host has these addresses, None: those of before, resolvers and networks now."""
+        """Take it that the host has these addresses, None: those of before, resolvers and networks now.
+
+        What a name has had may be an address of the host now, or of a network of its; no name opens it then.
+        """
+        host = self._host if host is None else host
+        inner = {*networks} - {*self._networks}
+        inner.update((address, 8 * len(address)) for address in {*host} - {*self._host})
         self._networks = networks
-        self._host = self._host if host is None else host
+        self._host = host
         self._resolvers = resolvers
         refused = self.refused
         self._set(self.rules)
         self.refused = refused
+        if self._pins is not None and inner:
+            self._unpin(self._pins, inner)
+
+    def _unpin(self, pins: Pins, networks: Collection[tuple[bytes, int]]) -> None:
+        """Forget which names have addresses in *networks*, but for those that the user has given these."""
+        inner = _Side([(0, EgressRule(False, tuple(networks)))], (), (), 1)
+        pins.forget(lambda place, address: _is_in(inner, address) and not self._is_own(place, address))
+
+    def _is_own(self, place: int, address: bytes) -> bool:
+        """Tell whether the user has given *address* to a name of the rule at *place*."""
+        names = self._pins.own_names(address) if self._pins is not None else ()
+        return any(covers(self.rules.rules[place], name) for name in names)
 
     def replace(self, rules: EgressRules) -> None:
         """Decide by *rules* from now on. Rules that stay keep their counts, and what names of theirs have.
@@ -270,8 +288,7 @@ class Egress:
         if (self._pins is None or not 0 <= place < len(rules) or not rules[place].name
                 or not rules[place].allows or len(address) not in {IP4_LEN, IP6_LEN}):
             return False
-        own_names = self._pins.own_names(address)
-        if self.is_inner(address) and not any(covers(rules[place], name) for name in own_names):
+        if self.is_inner(address) and not self._is_own(place, address):
             if self._known is not None and self._known.find(IPPROTO_TCP, 1, address) == 0:
                 return True
             why = (" is about a name, which may not lead to the host or an inner network; allow the address"
@@ -286,11 +303,7 @@ class Egress:
 
     def is_inner(self, address: bytes) -> bool:
         """Tell whether *address* is of a network to which no name of somebody else may lead."""
-        inner = self._inner
-        if inner is None:
-            return False
-        found = [address, *(embedded_ip4(address) if len(address) == IP6_LEN else ())]
-        return any(inner.find(IPPROTO_TCP, 1, each) == 0 for each in found)
+        return self._inner is not None and _is_in(self._inner, address)
 
     def refuse(self, proto: int, port: int, asked: bytes, place: int) -> None:
         """Count and tell that a flow to what the guest calls *asked* was refused by the rule at *place*."""
@@ -346,6 +359,12 @@ def _cut(address: bytes, place: slice) -> bytes:
     if place.stop - place.start == IP4_LEN:
         return address[place]
     return address[place.start:_UNUSED_BYTE] + address[_UNUSED_BYTE + 1:place.stop]
+
+
+def _is_in(networks: _Side, address: bytes) -> bool:
+    """Tell whether the one rule of *networks* is about *address*, or about an IPv4 one within it."""
+    found = [address, *(embedded_ip4(address) if len(address) == IP6_LEN else ())]
+    return any(networks.find(IPPROTO_TCP, 1, each) == 0 for each in found)
 
 
 def covers(rule: EgressRule, name: str) -> bool:
