@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
+import sys
+import termios
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,6 +45,7 @@ class Bench:
         for fd, (callback, _) in list(self.loop.watched.items()):
             while fd in self.loop.watched and is_readable(fd):
                 callback()
+        self.loop.fire()
 
     def until(self, content: bytes) -> None:
         """Run the loop until *content* is the newest."""
@@ -89,6 +93,11 @@ def replaced(path: Path, content: bytes) -> None:
     other.rename(path)
 
 
+def unread_len(fd: int) -> int:
+    """Return how many bytes wait in all messages of a channel."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 @followed
 def test_content_comes_at_the_start_and_after_each_rename(path: Path, watch: Callable[[Path], Bench]) -> None:
     path.write_bytes(ONE)
@@ -98,6 +107,27 @@ def test_content_comes_at_the_start_and_after_each_rename(path: Path, watch: Cal
         replaced(path, content)
         bench.until(content)
     assert bench.contents == [ONE, TWO, b"", ONE]
+
+
+@followed
+def test_of_what_has_come_the_newest_is_taken_and_then_nothing_for_a_while(
+        path: Path, watch: Callable[[Path], Bench]) -> None:
+    path.write_bytes(ONE)
+    bench = watch(path)
+    ticks = iter(range(100))
+    bench.reader._clock = lambda: next(ticks) / 1000
+    (fd, (callback, _)), = bench.loop.watched.items()
+    assert is_readable(fd, LIMIT_S)
+    callback()
+    assert bench.contents == [ONE]
+    assert bench.loop.watched == {}, "however often it changes"
+    [(delay_s, _)] = bench.loop.timers
+    assert delay_s == pytest.approx(20 / 1000)
+    for content, n_waiting in ((TWO, 22), (b"", 23), (ONE, 45), (TWO, 67)):
+        replaced(path, content)
+        wait_until(lambda n=n_waiting: unread_len(fd) == n, "it is sent")  # type: ignore[misc]
+    bench.until(TWO)
+    assert bench.contents == [ONE, TWO]
 
 
 @followed
@@ -233,6 +263,7 @@ def test_end_of_the_reader_is_told_and_ends_nothing(tmp_path: Path, monkeypatch:
         bench = Bench(tmp_path / "resolv.conf")
         bench.until(b"")
         os.kill(bench.pid, 9)
+        bench.loop.fire()
         fd = next(iter(bench.loop.watched))
         assert is_readable(fd, 60)
         bench.loop.watched[fd][0]()

@@ -172,6 +172,9 @@ def test_lifetimes_and_routes_are_no_change_but_other_addresses_are() -> None:
     renewal = renew(settings, HOME, replace(HOME, ip4=more), guest, keeps_inside=False)
     assert renewal.changes == ()
     assert not is_same(renewal.guest, guest)
+    wider = replace(WIFI4, addresses=(*WIFI4.addresses, address("192.0.2.77", 16)))
+    other = renew(settings, HOME, replace(HOME, ip4=wider), guest, keeps_inside=False)
+    assert not is_same(other.guest, renewal.guest), "rules of egress are about the network"
 
 
 def test_namespace_that_was_set_up_keeps_its_addresses_and_leads_to_the_new_ones() -> None:

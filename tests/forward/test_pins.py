@@ -141,6 +141,24 @@ def test_no_name_leads_to_this_host_or_its_networks(address: str) -> None:
     assert not bench.may(address)
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_no_name_leads_to_what_becomes_the_host_s(*, own: bool) -> None:
+    taken = ["198.51.100.1", "2001:db8:1::1", "64:ff9b::198.51.100.1", "2001:db8:7::77", "198.51.101.77"]
+    bench = Bench("allow www.example", "allow *.org", own=tuple(("www.example", one) for one in taken if own))
+    kept = ["198.51.100.2", "2001:db8:1::2", "64:ff9b::198.51.100.2", "2001:db8:8::77", "198.51.102.77"]
+    for address in taken + kept:
+        assert bench.egress.pin(0, packed(address), 1000)
+        assert bench.egress.pin(1, packed(address), 1000)
+    n_pins = len(bench.pins)
+    bench.egress.renew(frozenset(map(packed, taken[:2])), (), [(packed("203.0.113.9"), 28)])
+    bench.egress.renew(None, (), [(packed("203.0.113.9"), 28), (packed("2001:db8:7::1"), 64),
+                                  (packed("198.51.101.9"), 24)])
+    assert [bench.may(address) for address in taken] == [own] * 5
+    assert all(bench.may(address) for address in kept)
+    assert len(bench.pins) == n_pins - (5 if own else 10), "the second rule is about another name"
+    assert not bench.egress.pin(1, packed(taken[0]), 1000), "nor does it when it is asked for again"
+
+
 def test_name_may_have_an_address_there_that_a_rule_allows_but_opens_no_port_of_it() -> None:
     """Else who serves the name could open all ports of this host, where the user opened one."""
     bench = Bench("allow www.example", "allow 10.0.0.0/8:1", "allow tcp:host:8080")

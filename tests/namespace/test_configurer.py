@@ -168,8 +168,10 @@ def test_configurer_that_does_not_answer_holds_up_nothing(how: str) -> None:
         bench = Bench()
         os.kill(bench.pid, signal.SIGSTOP)
         done: list[int] = []
+        good = [Request(MessageType.NEWADDR, MessageFlag.CREATE | MessageFlag.REPLACE,
+                        messages.build_address(bench.configurer.ifindex, bytes([192, 0, 2, 1]), 24))]
         for number in range(3):
-            bench.configurer.carry_out(GOOD, lambda number=number: done.append(number))  # type: ignore[misc]
+            bench.configurer.carry_out(good, lambda number=number: done.append(number))  # type: ignore[misc]
         if how == "killed":
             os.kill(bench.pid, signal.SIGKILL)
             bench.until(lambda: bool(done))
@@ -177,6 +179,13 @@ def test_configurer_that_does_not_answer_holds_up_nothing(how: str) -> None:
             assert done == []
             assert {delay_s for delay_s, _ in bench.loop.timers} == {PATIENCE_S}
             bench.loop.fire()
+            bench.configurer.carry_out(good, lambda: done.append(3))
+            assert done.pop() == 3, "it is not waited for again"
+            os.kill(bench.pid, signal.SIGCONT)
+            bench.until(lambda: bench.configurer._n_done == 4)
+            os.kill(bench.pid, signal.SIGSTOP)
+            bench.configurer.carry_out(good, lambda: done.append(3))
+            assert done == [0, 1, 2], "it has answered meanwhile"
             os.kill(bench.pid, signal.SIGKILL)     # it would stay stopped
         assert done == [0, 1, 2]
         return lines

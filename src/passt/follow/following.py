@@ -18,7 +18,6 @@ from passt.follow.gatherer import Gatherer
 from passt.follow.neighbours import Neighbourhood
 from passt.follow.renewal import is_same, renew
 from passt.follow.sweep import Sweep, moved_addresses
-from passt.follow.turns import Turns
 from passt.follow.watched_host import RESOLV_CONF
 from passt.host import resolvconf
 from passt.host.rtnetlink.socket import RtnlSocket
@@ -75,7 +74,7 @@ if TYPE_CHECKING:
             """Bind the listeners again whose interface is another one now; *indices* are those of all."""
 
 
-_N_ORDERS = 128                    # that are packed at once
+_N_ORDERS = 128                    # that are packed and sent at once
 
 
 class Following:
@@ -178,8 +177,8 @@ class Following:
         self._is_changing = True
         # A client that is reset connects anew at once, and has to find the new address. And the resets have
         # to arrive while the guest still has its old addresses.
-        yield from _order(configurer, inside.added,
-                          lambda: self._reset(network, configurer, inside, gone, moved))
+        _order(configurer, network.engine.call_later, inside.added,
+               lambda: self._reset(network, configurer, inside, gone, moved))
 
     def _reset(self, network: Followed, configurer: Configurer, inside: Plan, gone: frozenset[bytes],
                moved: frozenset[bytes]) -> None:
@@ -188,8 +187,7 @@ class Following:
             network.assign(self._guest)
 
         def leave() -> None:
-            turns = Turns(network.engine.call_later, time.monotonic)
-            turns.do(_order(configurer, inside.removed), lambda _: self._on_changed_inside())
+            _order(configurer, network.engine.call_later, inside.removed, self._on_changed_inside)
 
         Sweep(network.engine, gone, moved, inside.left, leave)
 
@@ -216,10 +214,18 @@ class Following:
         return found
 
 
-def _order(configurer: Configurer, requests: Sequence[Request], on_done: Callable[[], None] | None = None
-           ) -> Generator[None, None, None]:
-    last = max(len(requests) - 1, 0) // _N_ORDERS * _N_ORDERS
-    for start in range(0, last, _N_ORDERS):
-        configurer.carry_out(requests[start:start + _N_ORDERS])
-        yield
-    configurer.carry_out(requests[last:], on_done)
+def _order(configurer: Configurer, call_later: Callable[[float, Callable[[], None]], object],
+           requests: Sequence[Request], on_done: Callable[[], None], start: int = 0) -> None:
+    """Have *requests* from *start* on carried out, some in a turn of the loop, and call *on_done* then.
+
+    The next ones wait until those before are carried out: there may be more than can be queued.
+    """
+    end = start + _N_ORDERS
+
+    def go_on() -> None:
+        call_later(0.0, lambda: _order(configurer, call_later, requests, on_done, end))
+
+    if end >= len(requests) or not configurer.ifindex:
+        configurer.carry_out(requests[start:], on_done)
+    else:
+        configurer.carry_out(requests[start:end], go_on)

@@ -8,8 +8,10 @@ Messages on the channel: "c" and the content of the file, at the start and after
 from __future__ import annotations
 
 import os
+import time
 
 from passt import log
+from passt.follow.gatherer import rest_s
 from passt.process import privileges
 from passt.process.small_program import SmallProgram
 
@@ -29,22 +31,27 @@ if TYPE_CHECKING:
         def remove_reader(self, fd: int) -> None:
             """Stop watching *fd*."""
 
+        def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+            """Call *callback* once, after *delay_s* seconds."""
+
 
 FORM = "reader"                    # of the filter
 _TO_CHANGE_USER = (1 << privileges.CAP_SETGID | 1 << privileges.CAP_SETUID | 1 << privileges.CAP_SETPCAP)
 _CONTENT = b"c"
 MAX_CONTENT = 64 * 1024            # bytes, as src/helpers/reader.c has it
 _MAX_MESSAGE = len(_CONTENT) + MAX_CONTENT
+_MAX_READ = 16                     # messages of one turn
 
 
 class Reader:
     """The reader of the file at *path*, with the rights of *user*; started at once. Raises HostError.
 
-    Call with one thread, before any right is given up.
+    Call with one thread, before any right is given up. *clock* gives seconds that never go back.
     """
 
-    def __init__(self, path: str, user: Identity | None) -> None:
+    def __init__(self, path: str, user: Identity | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
+        self._clock = clock
         ids = (-1, -1) if user is None else (user.uid, user.gid)
         arguments = (os.path.abspath(path), *map(str, ids))
         self._program = SmallProgram("reader")
@@ -53,21 +60,38 @@ class Reader:
 
     def start(self, loop: Loop, on_content: Callable[[bytes], None]) -> None:
         """Have *loop* call *on_content* with the content of the file, now and after each change."""
+        self._listen(loop, on_content)
+
+    def _listen(self, loop: Loop, on_content: Callable[[bytes], None]) -> None:
         loop.add_reader(self._channel.fileno(), lambda: self._on_message(loop, on_content))
 
     def _on_message(self, loop: Loop, on_content: Callable[[bytes], None]) -> None:
-        try:
-            message = self._channel.recv(_MAX_MESSAGE)
-        except BlockingIOError:
-            return
-        except ConnectionResetError:
-            message = b""
-        if message.startswith(_CONTENT):
-            on_content(message[len(_CONTENT):])
+        begun_at = self._clock()
+        message = self._newest()
+        if message is None:
             return
         loop.remove_reader(self._channel.fileno())
+        if message.startswith(_CONTENT):
+            on_content(message[len(_CONTENT):])
+            # However often the file changes: the program waits as soon as the channel is full.
+            loop.call_later(rest_s(self._clock() - begun_at), lambda: self._listen(loop, on_content))
+            return
         self._channel.close()
         self._program.leave()
         log.warning(f"the process that reads {self._path} has ended: changes of name servers and search"
                     " domains are not followed any more")
 
+    def _newest(self) -> bytes | None:
+        """Read what has come, and return the last of it: empty at the end, None if nothing was there."""
+        newest = None
+        for _ in range(_MAX_READ):
+            try:
+                message = self._channel.recv(_MAX_MESSAGE)
+            except BlockingIOError:
+                break
+            except ConnectionResetError:
+                message = b""
+            if not message:
+                return newest or b""
+            newest = message
+        return newest

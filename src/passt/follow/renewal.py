@@ -84,8 +84,8 @@ def _essence(guest: GuestNet) -> GuestNet:
 def _essence_of(family: GuestFamily | None) -> GuestFamily | None:
     if family is None:
         return None
-    addresses = {entry.address.packed: entry.address for entry in family.copied_addresses}
-    copied = tuple(InterfaceAddress(addresses[packed], 0, 0, 0, b"") for packed in sorted(addresses))
+    addresses = {(entry.address.packed, entry.prefix_len): entry.address for entry in family.copied_addresses}
+    copied = tuple(InterfaceAddress(addresses[key], key[1], 0, 0, b"") for key in sorted(addresses))
     return replace(family, copied_addresses=copied, copied_routes=())
 
 

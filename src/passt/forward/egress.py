@@ -206,13 +206,36 @@ class Egress:
 
     def renew(self, host: Collection[bytes] | None, resolvers: Collection[bytes],
               networks: Collection[tuple[bytes, int]] = ()) -> None:
-        """Take it that the host has these addresses, None: those of before, resolvers and networks now."""
+        """Take it that the host has these addresses, None: those of before, resolvers and networks now.
+
+        What a name has had may be an address of the host now, or of a network of its; no name opens it then.
+        """
+        host = self._host if host is None else host
+        inner = {*networks} - {*self._networks}
+        inner.update((address, 8 * len(address)) for address in {*host} - {*self._host})
         self._networks = networks
-        self._host = self._host if host is None else host
+        self._host = host
         self._resolvers = resolvers
         refused, names_refused = self.refused, self.names_refused
         self._set(self.rules)
         self.refused, self.names_refused = refused, names_refused
+        if self._pins is not None and inner:
+            self._unpin(self._pins, inner)
+
+    def _unpin(self, pins: Pins, networks: Collection[tuple[bytes, int]]) -> None:
+        """Forget which names have addresses in *networks*, but for those that the user has given these."""
+        inner = _Side([(0, EgressRule(False, tuple(networks)))], (), (), 1)
+        pins.forget(lambda place, address: self._is_in(inner, address) and not self._is_own(place, address))
+
+    def _is_in(self, networks: _Side, address: bytes) -> bool:
+        """Tell whether the one rule of *networks* is about *address*, or about an IPv4 one within it."""
+        return any(networks.find(IPPROTO_TCP, 1, each) == 0
+                   for each in (address, *embedded_ip4(address, self._nat64)))
+
+    def _is_own(self, place: int, address: bytes) -> bool:
+        """Tell whether the user has given *address* to a name of the rule at *place*."""
+        names = self._pins.own_names(address) if self._pins is not None else ()
+        return any(covers(self.rules.rules[place], name) for name in names)
 
     def replace(self, rules: EgressRules) -> None:
         """Decide by *rules* from now on. Rules that stay keep their counts, and what names of theirs have.
@@ -282,8 +305,7 @@ class Egress:
         if (self._pins is None or not 0 <= place < len(rules) or not rules[place].name
                 or not rules[place].allows or len(address) not in {IP4_LEN, IP6_LEN}):
             return False
-        own_names = self._pins.own_names(address)
-        if self.is_inner(address) and not any(covers(rules[place], name) for name in own_names):
+        if self.is_inner(address) and not self._is_own(place, address):
             if self._known is not None and self._known.find(IPPROTO_TCP, 1, address) == 0:
                 return True
             why = (" is about a name, which may not lead to the host or an inner network; allow the address"
@@ -298,11 +320,7 @@ class Egress:
 
     def is_inner(self, address: bytes) -> bool:
         """Tell whether *address* is of a network to which no name of somebody else may lead."""
-        inner = self._inner
-        if inner is None:
-            return False
-        return any(inner.find(IPPROTO_TCP, 1, each) == 0
-                   for each in (address, *embedded_ip4(address, self._nat64)))
+        return self._inner is not None and self._is_in(self._inner, address)
 
     def refuse(self, proto: int, port: int, asked: bytes, place: int) -> None:
         """Count and tell that a flow to what the guest calls *asked* was refused by the rule at *place*."""

@@ -92,6 +92,13 @@ class Pins:
         self._ends = kept
         self._n = sum(map(len, self._ends.values()))
 
+    def forget(self, is_wrong: Callable[[int, bytes], bool]) -> None:
+        """Forget all pins of which *is_wrong*, told the place and the address, says so."""
+        wrong = [(place, address) for address, ends in self._ends.items() for place in ends
+                 if is_wrong(place, address)]
+        for place, address in wrong:
+            self._remove(place, address)
+
     def _sweep(self) -> None:
         """Forget all that is over; once in GRACE_S, as it takes some 50 ms with MAX_PINS."""
         now = self._clock()

@@ -64,7 +64,7 @@ def parse(content: bytes, index_of: Callable[[str], int] = interface_index) -> R
     ENODEV if there is none.
     """
     servers: list[IPAddress] = []
-    search: tuple[str, ...] = ()
+    searched: list[bytes] = []
     options: dict[str, int] = {}
     for raw in content.split(b"\n"):
         line = raw.partition(b"\0")[0]
@@ -73,17 +73,17 @@ def parse(content: bytes, index_of: Callable[[str], int] = interface_index) -> R
         if not rest.startswith((b" ", b"\t")) or not rest.strip(_BLANKS):
             continue
         if keyword == b"nameserver":
-            server = _server(rest, index_of)
-            if server is not None and len(servers) < MAX_SERVERS:
+            server = _server(rest, index_of) if len(servers) < MAX_SERVERS else None
+            if server is not None:
                 servers.append(server)
         elif keyword == b"search":
-            search = _names(_words(rest))
+            searched = _words(rest)
         elif keyword == b"domain":
-            search = _names(_words(rest)[:1])
+            searched = _words(rest)[:1]
         elif keyword == b"options":
             options |= _options(_words(rest))
     return ResolverFacts(
-        tuple(servers), search,
+        tuple(servers), _names(searched),
         timeout_s=options.get("timeout", DEFAULT_TIMEOUT_S),
         attempts=options.get("attempts", DEFAULT_ATTEMPTS),
         rotate="rotate" in options)

@@ -12,7 +12,7 @@ Messages on the channel, in any number::
 
 From the program: "e" and an errno, i32, for each order that the kernel refused, and "d" when a message has
 been carried out. So the main process knows when the kernel has what it ordered. It waits for that, but not
-for long: a program that was stopped holds up nothing.
+for long, and not again before the program has answered: one that was stopped holds up nothing.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class Configurer:
         self._is_waiting = False
         self._n_ordered = 0        # messages, sent or queued
         self._n_done = 0
+        self._is_stalled = False   # it was waited for, and in vain
         # What waits for the message of that number to be carried out, in order.
         self._awaited: deque[tuple[int, Callable[[], None]]] = deque()
         self.ifindex = 0           # of the interface, as soon as it is known
@@ -134,15 +135,16 @@ class Configurer:
         if on_done is not None:
             number = self._n_ordered
             self._awaited.append((number, on_done))
-            if self._n_done < number:
+            if self._n_done < number and not self._is_stalled:
                 self._loop.call_later(PATIENCE_S, lambda: self._lose_patience(number))
         self._flush()
-        self._release(self._n_done)
+        self._release(self._n_ordered if self._is_stalled else self._n_done)
 
     def _lose_patience(self, number: int) -> None:
         if self._awaited and self._awaited[0][0] <= number:
             text = "the process that configures the namespace does not answer, and is not waited for"
             log.limited(log.WARNING, "configurer", text)
+            self._is_stalled = True
             self._release(number)
 
     def _release(self, number: int) -> None:
@@ -164,6 +166,7 @@ class Configurer:
         elif message == _DONE:
             # What was not sent is not carried out, whatever it says.
             self._n_done = min(self._n_done + 1, self._n_ordered - len(self._queue))
+            self._is_stalled = False
             self._release(self._n_done)
         else:
             self._end()
