@@ -1,12 +1,18 @@
-"""What rules of egress cost: CPU time of a new flow with 0, 1 and 1,000 rules, and of a query for a name.
+"""What rules of egress cost: CPU time of a new flow with 0, 1 and 1,000 rules, and of a query; its wait.
 
-    sudo .venv/bin/python bench/egress.py [--flows N] [--queries N] [--rounds N] [--pasta PATH]
+    sudo .venv/bin/python bench/egress.py [--parts flows,queries,waits] [--flows N] [--queries N] [--rounds N]
+        [--pasta PATH]
 
 Theory of operation. CPU time of the program's own processes is measured, not the time on a clock, so that a
 busy machine changes little. Rounds of all numbers of rules take turns, and the median counts. The rule that
 lets a flow pass is the last one; those before are about other networks of one length, by which a look-up
 could be slow. The client has BATCH connections or queries under way at a time. All is in namespaces of its
 own, as in `lab.py`: a host with a veth pair, and servers at the other end and on the host's loopback.
+
+The wait for an answer is time on a clock, so the machine has to be quiet; `chrt -r 10` in front keeps other
+programs out of the way. Queries are sent at a steady rate,
+whatever has been answered; what is late on the client's side counts. First a program of the host asks the
+server itself, then one inside asks our forwarder, without rules and with them.
 """
 
 from __future__ import annotations
@@ -21,6 +27,10 @@ from pathlib import Path
 
 RULES = (0, 1, 1000)
 BATCH = 64
+RATES = (500, 5000)                # queries a second whose waits are measured
+SECONDS = 2
+LOST_S = 3.0                       # without any answer, and what has none, or an error, is lost
+PARTS = ("flows", "queries", "waits")
 FAR4 = "198.51.100.1"
 NAME_SERVER = "127.0.0.53"
 FORWARDER = "198.51.100.53"
@@ -65,17 +75,54 @@ def flows(number):
                 assert sock.recv(1) == b""
                 sock.close()
 
+def query(at):
+    name = b"n%07d" % at
+    return (struct.pack("!6H", at & 0xffff, 0x100, 1, 0, 0, 0) + bytes((len(name),)) + name
+            + b"\\4good\\4test\\0" + struct.pack("!HH", 1, 1))
+
 def queries(number, first=0):
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect(({FORWARDER!r}, 53))
     for start in range(first, first + number, {BATCH}):
         for at in range(start, start + {BATCH}):
-            name = b"n%07d" % at
-            sock.send(struct.pack("!6H", at & 0xffff, 0x100, 1, 0, 0, 0) + bytes((len(name),)) + name
-                      + b"\\4good\\4test\\0" + struct.pack("!HH", 1, 1))
+            sock.send(query(at))
         for _ in range({BATCH}):
             assert sock.recv(512)[3] & 15 == 0
 
+def waits(address, rate, number):
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.connect((address, 53))
+    sock.setblocking(False)
+    due, found, n = {{}}, [], 0
+    clock, gap = time.perf_counter, 1 / rate
+    begin = clock() + 0.01
+    while due or n < number:
+        while n < number and begin + n * gap <= clock():
+            due[n & 0xffff] = begin + n * gap
+            sock.send(query(n))
+            n += 1
+        pause = begin + n * gap - clock() if n < number else {LOST_S}
+        if not select.select([sock], [], [], max(pause, 0))[0] and n == number:
+            break
+        try:
+            while True:
+                data = sock.recv(512)
+                wait = clock() - due.pop(int.from_bytes(data[:2], "big"))
+                if data[3] & 15 == 0:
+                    found.append(wait)
+        except BlockingIOError:
+            pass
+    found.sort()
+    return found[len(found) // 2], found[len(found) * 99 // 100], number - len(found)
+
+if sys.argv[1] == "waits":
+    address, rate, number = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    waits(address, 1000, {BATCH})
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(*waits(address, rate, number), flush=True)
+    sys.stdin.readline()
+    sys.exit()
 part = {{"flows": flows, "queries": queries}}[sys.argv[1]]
 part({BATCH})
 print("ready", flush=True)
@@ -170,8 +217,42 @@ def measure(pasta: str, options: list[str], part: str, number: int) -> tuple[flo
     return main_s / number, names_s / number, clock_s / number
 
 
+def wait_of(argv: list[str], address: str, rate: int) -> tuple[float, float, float]:
+    """Return median and 99th percentile of waits for *address* in seconds, and how many answers were lost."""
+    process = start([*argv, sys.executable, "-I", "-c", CLIENT, "waits", address, str(rate),
+                     str(rate * SECONDS)])
+    go_on(process)
+    median, late, lost = map(float, read_line(process).split())
+    go_on(process)
+    process.communicate()
+    return median, late, lost
+
+
+def measure_waits(pasta: str, directory: Path, rounds: int) -> None:
+    """Measure how long queries wait, and print a table."""
+    ways: dict[str, tuple[list[str], str]] = {"the server itself": ([], NAME_SERVER)}
+    for rules in RULES:
+        options = ["--dns-forward", FORWARDER, *policy(directory, rules, "allow *.good.test")]
+        ways[f"forwarder, {rules} rules"] = (
+            [pasta, "-q", "--config-net", "-t", "none", "-u", "none", "-T", "none", "-U", "none", *options,
+             "--"], FORWARDER)
+    print(f"waits: of queries sent at a steady rate for {SECONDS} s, us, median of {rounds}")
+    print("                              per s       p50       p99   p50 added      lost")
+    for rate in RATES:
+        found: dict[str, list[tuple[float, float, float]]] = {way: [] for way in ways}
+        for _ in range(rounds):
+            for way, (argv, address) in ways.items():
+                found[way].append(wait_of(argv, address, rate))
+        base = 0.0
+        for way, runs in found.items():
+            median, late, lost = (statistics.median(each[i] for each in runs) for i in range(3))
+            base = base or median
+            print(f"  {way:24} {rate:8} {median * 1e6:9.0f} {late * 1e6:9.0f} {(median - base) * 1e6:+11.0f}"
+                  f" {lost:9.0f}", flush=True)
+
+
 def run(arguments: argparse.Namespace) -> None:
-    """Measure, and print a table."""
+    """Measure, and print tables."""
     Path("/etc/resolv.conf").write_text(f"nameserver {NAME_SERVER}\n", encoding="ascii")
     netns = set_up()
     start([sys.executable, "-I", "-c", SERVER], netns=netns)
@@ -182,6 +263,8 @@ def run(arguments: argparse.Namespace) -> None:
         for part, asked, last, more in (
                 ("flows", arguments.flows, f"allow {FAR4}", []),
                 ("queries", arguments.queries, "allow *.good.test", ["--dns-forward", FORWARDER])):
+            if part not in arguments.parts:
+                continue
             number = asked - asked % BATCH
             found: dict[int, list[tuple[float, float, float]]] = {rules: [] for rules in RULES}
             for _ in range(arguments.rounds):
@@ -197,11 +280,22 @@ def run(arguments: argparse.Namespace) -> None:
                 base = base or both
                 print(f"  {rules:5} {main * 1e6:9.1f} {names * 1e6:10.1f} {both * 1e6:10.1f}"
                       f" {(both / base - 1) * 100:+10.1f} % {1 / clock:12.0f}", flush=True)
+        if "waits" in arguments.parts:
+            measure_waits(arguments.pasta, directory, arguments.rounds)
+
+
+def parts_of(text: str) -> list[str]:
+    """Read what is to be measured. Raises argparse.ArgumentTypeError."""
+    parts = text.split(",")
+    if not set(parts) <= set(PARTS):
+        raise argparse.ArgumentTypeError(f"'{text}': parts are {', '.join(PARTS)}")
+    return parts
 
 
 def main() -> None:
     """Read the options, and go to namespaces of our own."""
     parser = argparse.ArgumentParser(description="CPU time that rules of egress cost.")
+    parser.add_argument("--parts", type=parts_of, default=list(PARTS))
     parser.add_argument("--flows", type=int, default=6400)
     parser.add_argument("--queries", type=int, default=6400)
     parser.add_argument("--rounds", type=int, default=5)

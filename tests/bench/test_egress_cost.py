@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.egress import FAR4, RULES, policy, start
+from bench.egress import FAR4, NAME_SERVER, NAMES, RULES, parts_of, policy, start, wait_of
 from passt.config.policy_file import parse_policy
+from passt.namespace.interface import bring_lo_up
+from tests.support.isolated import isolated_as_root
 
 if TYPE_CHECKING:
     from passt.facts.egress import EgressRules
@@ -37,3 +41,26 @@ def test_no_rules_are_no_option(tmp_path: Path) -> None:
 def test_program_that_does_not_start_ends_the_run() -> None:
     with pytest.raises(SystemExit, match="false: did not start"):
         start(["false"])
+
+
+@pytest.mark.needs_root
+def test_waits_are_those_of_an_answer() -> None:
+    """Of a server on the loopback, by the client that is measured."""
+    def measure() -> tuple[float, float, float]:
+        bring_lo_up()
+        server = start([sys.executable, "-I", "-c", NAMES])
+        found = wait_of([], NAME_SERVER, 50)
+        server.kill()
+        server.communicate()
+        return found
+
+    median, late, lost = isolated_as_root(measure)
+    assert 0 < median <= late
+    assert lost == 0
+
+
+def test_parts_are_those_that_there_are() -> None:
+    assert parts_of("waits,flows") == ["waits", "flows"]
+    for text in ("", "wait", "flows,"):
+        with pytest.raises(ArgumentTypeError, match="parts are flows, queries, waits"):
+            parts_of(text)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 from struct import pack
 
 import pytest
 
 from passt.config.egress_grammar import parse_egress_rule
+from passt.errors import WireError
 from passt.facts.egress import EgressRules, Why
 from passt.names.judge import Judge
 from passt.names.name_rules import MAX_ADDRESSES, NameLearner, NameRules
@@ -124,6 +126,18 @@ def alias(name: str, target: str, ttl: int = 60) -> bytes:
     return record(encode_name(name), CNAME, ttl, encode_name(target))
 
 
+def below(name: str, target: str) -> bytes:
+    return record(encode_name(name), 39, 60, encode_name(target))
+
+
+def raw_query(text: str) -> DnsView:
+    """Ask for a name in whose text a backslash and three digits are a byte (RFC 1035 5.1)."""
+    labels = [re.sub(rb"\\(\d{3})", lambda found: bytes((int(found[1]),)), label.encode())
+              for label in text.split(".")]
+    name = b"".join(bytes((len(label),)) + label for label in labels) + b"\0"
+    return DnsView(pack("!6H", 1, 0x100, 1, 0, 0, 0) + name + pack("!HH", A, 1))
+
+
 def test_addresses_of_the_name_that_was_asked_are_pinned() -> None:
     rules = ("allow www.example", "allow 192.0.2.0/24", "allow *.example")
     assert pins(rules, "www.example", a("www.example", "192.0.2.1", 7), a("www.example", "2001:db8::1", 9),
@@ -144,6 +158,54 @@ def test_aliases_lead_from_the_name_that_was_asked() -> None:
 def test_alias_to_a_denied_name_is_not_passed_on() -> None:
     chain = [alias("www.example", "evil.net"), a("evil.net", "192.0.2.1")]
     assert pins(("deny evil.net", "allow www.example"), "www.example", *chain) == Bar(0, Why.ALIAS)
+
+
+def test_no_alias_in_an_answer_leads_to_a_denied_name() -> None:
+    """Two for one name, one for a name that nobody asked for, one for all names below one (RFC 6672)."""
+    rules = ("deny evil.net", "deny *.bad.net", "allow *.example")
+    good = [alias("www.example", "cdn.net"), a("cdn.net", "192.0.2.1")]
+    assert pins(rules, "www.example", *good) == [(2, "192.0.2.1", 60)]
+    for more in ([alias("www.example", "evil.net")], [alias("stray.net", "evil.net")],
+                 [alias("cdn.net", "x.bad.net")], [below("example", "bad.net")], [below("net", "bad.net")]):
+        for answer in ([*good, *more], [*more, *good]):
+            assert isinstance(pins(rules, "www.example", *answer), Bar), more
+    # What is below the name itself is another one; and one for all below is none for that name.
+    for other in (below("www.example", "bad.net"), below("example", "good.net"), below("test", "bad.net")):
+        assert pins(rules, "www.example", *good, other) == [(2, "192.0.2.1", 60)]
+
+
+@pytest.mark.parametrize(("name", "wanted"), [
+    ("ADS.Example", 0), ("aDs.eXample", 0), ("x.ads.example", 1), ("XN--BCHER-KVA.example", 2),
+    ("b\\252cher.example", None), ("ads\\046example", None), ("x\\046ads.example", None),
+    ("ads.example\\000", None), ("ads\\032.example", None),
+])
+def test_name_is_the_same_in_any_case_and_another_with_any_other_byte(name: str, wanted: int | None) -> None:
+    """Bytes are what a name is (RFC 4343 3): upper and lower case are one, a dot in a label is none."""
+    asked = raw_query(name)
+    rules = ("deny ads.example", "deny *.ads.example", "deny xn--bcher-kva.example")
+    bar = NameRules(rules_of(*rules)).find_bar(asked.name)
+    assert (bar and bar.place) == wanted
+    allowed = tuple(rule.replace("deny", "allow") for rule in rules)
+    bar = NameRules(rules_of(*allowed)).find_bar(asked.name)
+    assert (bar is None) == (wanted is not None)
+
+
+def test_longest_names_are_judged_as_others() -> None:
+    suffix = ".".join(["s" * 63] * 3)
+    whole = f"{'x' * 61}.{suffix}"
+    assert len(encode_name(whole)) == 255
+    assert may(whole, f"allow {whole}")
+    assert may(whole, f"allow *.{suffix}")
+    assert not may(whole, f"deny *.{suffix}", "allow 192.0.2.1")
+    assert not may(whole, f"allow {suffix}")
+    assert not may("y" + whole[1:], f"allow {whole}")
+    with pytest.raises(WireError):
+        DnsView(query(f"x{whole}"))
+    # One of 255 bytes has a place for a pin, and for an alias.
+    assert pins((f"allow {whole}",), whole, alias(whole, whole[2:]), a(whole[2:], "192.0.2.1")) == [
+        (0, "192.0.2.1", 60)]
+    assert pins((f"deny {whole}", "allow www.example"), "www.example", alias("www.example", whole)) == (
+        Bar(0, Why.ALIAS))
 
 
 def test_aliases_that_go_round_end() -> None:

@@ -10,7 +10,8 @@ Prints for each attempt, words joined by commas, that and what came of it: open,
     overlap,ADDR,PORT,OTHER,TEXT   in three: the second says over the first that it goes to port OTHER
     by,ADDR,PORT,VIA,TEXT          goes to VIA, with ADDR as the next station of its source route
     mapped,ADDR,PORT,TEXT          an IPv6 frame to the IPv4-mapped ADDR
-    ask,SERVER,NAME,TYPE,WAY       asks for a name, over WAY, udp or tcp: prints the code, and the addresses
+    ask,SERVER,NAME,TYPE,WAY       asks for a name, over WAY, udp or tcp: prints the code, and the addresses;
+                                   %XX in it is a byte of a label
 
 `escapes.py sink PORT...` prints "ready", and a line ADDR PORT TEXT for each datagram that comes to a port,
 ADDR being where it was sent to. It is for the other side, and joins the groups GROUP4 and GROUP6 on `o0`.
@@ -25,6 +26,7 @@ import socket
 import struct
 import sys
 from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,7 +162,7 @@ def skip_name(message: bytes, at: int) -> int:
 
 
 def ask(server: str, name: str, kind: str, way: str) -> str:
-    labels = [label.encode() for label in name.split(".")]
+    labels = [unquote_to_bytes(label) for label in name.split(".")]
     query = (struct.pack("!HHHHHH", 0x7777, 0x100, 1, 0, 0, 0)
              + b"".join(bytes((len(label),)) + label for label in labels) + b"\0"
              + struct.pack("!HH", TYPES[kind], 1))

@@ -26,7 +26,10 @@ N_FLOOD = 1000
 
 
 def question(query: bytes) -> bytes:
-    return query[12:query.index(b"\0", 12) + 5]
+    at = 12
+    while query[at]:
+        at += 1 + query[at]
+    return query[12:at + 5]
 
 
 def record(address: str) -> bytes:

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.needs_root
 PYTHON = ("/usr/bin/python3", "-I")
 NONE = ("-t", "none", "-u", "none", "-T", "none", "-U", "none")
 ECHO, SINK, MARKER = 8007, 9810, 9811
+DOH_BASE = 436                     # of `servers.py`, whose echo is then at 443
 # Beside FAR4 and FAR6, which rules may open: what they do not.
 BAD4, BAD6 = "198.51.100.2", "2001:db8:2::2"
 # What a translator or a tunnel would take to BAD4: NAT64, NAT64 for local use, 6to4, Teredo, ISATAP, NAT64
@@ -274,6 +275,49 @@ def test_alias_to_a_denied_name(lab: Lab, user: bool, name_server: Callable[[str
     assert list(attempt(lab, rules, words, user=user).values()) == [f"NOERROR {FAR4}", "open"]
     denied = (*rules, "--deny", "cdn.test")
     assert list(attempt(lab, denied, words, user=user).values()) == ["REFUSED", "ECONNREFUSED"]
+
+
+def test_names_that_are_spelled_otherwise(lab: Lab, user: bool,
+                                         name_server: Callable[[str, str], Running]) -> None:
+    """Upper case, a dot or a zero within a label, other bytes than ASCII's, names of 255 bytes."""
+    name_server("good", FAR4)
+    longest = ".".join([*["x" * 63] * 3, "y" * 52, "sub.test"])
+    assert len(longest) + 2 == 255
+
+    def ask(*names: str) -> list[str]:
+        return [f"ask,{FORWARD4},{name},A,udp" for name in names]
+
+    same = ask("www.good.test", "WwW.gOOd.TEST", "x.sub.test", "X.SUB.test", longest)
+    others = ask("www%2Egood.test", "www.good%2Etest", "x%2Esub.test", "www.good.test%00", "%00www.good.test",
+                 "b%C3%BCcher.test", longest.replace("sub", "tub"))
+    free = attempt(lab, FORWARD, [*same, *others], user=user)
+    assert set(free.values()) == {f"NOERROR {FAR4}"}
+    names = ("www.good.test", "*.sub.test", "xn--bcher-kva.test")
+    rules = [word for name in names for word in ("--allow", name)]
+    found = attempt(lab, (*FORWARD, *rules), [*same, *others], user=user)
+    assert found == {**dict.fromkeys(same, f"NOERROR {FAR4}"),
+                     **dict.fromkeys(others, "REFUSED")}
+    rules = [word for name in names for word in ("--deny", name)]
+    assert set(attempt(lab, (*FORWARD, *rules), same, user=user).values()) == {"REFUSED"}
+
+
+def test_dns_over_https_by_address(lab: Lab, user: bool) -> None:
+    """However wide the rules about networks are: with rules by name such a server takes a rule of its own."""
+    servers = ("8.8.8.8", "2001:4860:4860::8888")
+    running = start(lab.outside, str(lab.directory / "servers.py"), str(DOH_BASE))
+    for address in servers:
+        lab.outside.run(["ip", "addr", "add", address, "dev", "lo"])
+    try:
+        words = [f"tcp,{address},443" for address in servers]
+        wide = ("--allow", "0.0.0.0/0", "--allow", "::/0")
+        assert attempt(lab, (*FORWARD, *wide), words, user=user) == outcomes(words, words)
+        named = (*FORWARD, *wide, "--allow", "www.good.test")
+        assert attempt(lab, named, words, user=user) == outcomes(words, [])
+        assert attempt(lab, (*named, "--allow", "8.8.8.8"), words, user=user) == outcomes(words, words[:1])
+    finally:
+        running.kill()
+        for address in servers:
+            lab.outside.run(["ip", "addr", "del", address, "dev", "lo"])
 
 
 @pytest.mark.parametrize("address", [

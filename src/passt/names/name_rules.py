@@ -20,7 +20,7 @@ from passt.wire.dns.message import CLASS_IN, RecordType, encode_name, show_name,
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from passt.facts.egress import EgressRules
     from passt.wire.dns.message import DnsView
@@ -81,7 +81,7 @@ class NameRules:
         That is so for one with too many addresses, and for one by an alias that a rule denies by its name.
         """
         names, addresses = find_addresses(name, answer)
-        for alias in names:
+        for alias in (*names, *_targets(names, answer)):
             places = self._places(alias) if alias != name else ()
             if places and not self._allows[places[0]]:
                 return Bar(places[0], Why.ALIAS)
@@ -126,6 +126,21 @@ class NameLearner:
 def is_hint(query: DnsView) -> bool:
     """Tell whether *query* asks for addresses and keys beside those of a name: RFC 9460."""
     return query.klass == CLASS_IN and query.kind in _EMPTY
+
+
+def _targets(names: Collection[bytes], answer: DnsView) -> Iterator[bytes]:
+    """Yield what all aliases in *answer* lead to, of *names* or others: who asks may follow any of them.
+
+    A server may give a name two, or for all names below one (DNAME) none for the name itself.
+    """
+    for record in answer.records:
+        if record.section == 0 and record.klass == CLASS_IN:
+            if record.kind == RecordType.CNAME:
+                yield record.target
+            elif record.kind == RecordType.DNAME:
+                for name in names:
+                    if name != record.name and record.name in suffixes(name):
+                        yield name[:-len(record.name)] + record.target
 
 
 def find_addresses(name: bytes, answer: DnsView) -> tuple[Collection[bytes], dict[bytes, int]]:

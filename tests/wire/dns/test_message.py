@@ -210,4 +210,7 @@ def test_soa_needs_its_numbers() -> None:
         DnsView(reply(asked, flags=0x8183, authority=[record(AT_QUESTION, SOA, 1, bytes(21))]))
     with pytest.raises(WireError, match="alias"):
         DnsView(reply(asked, record(AT_QUESTION, CNAME, 1, name("b") + b"x")))
+    with pytest.raises(WireError):
+        DnsView(reply(asked, record(AT_QUESTION, 39, 1, name("b") + b"x")))
+    assert DnsView(reply(asked, record(AT_QUESTION, 39, 1, name("B.c")))).records[0].target == name("b.c")
     assert DnsView(reply(asked, record(AT_QUESTION, A, 1, b"any", klass=3))).records[0].klass == 3

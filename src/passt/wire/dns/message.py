@@ -61,6 +61,7 @@ class RecordType(IntEnum):
     CNAME = 5
     SOA = 6
     AAAA = 28
+    DNAME = 39
     OPT = 41
     SVCB = 64
     HTTPS = 65
@@ -81,13 +82,15 @@ class Rcode(IntEnum):
 
 
 _ADDRESS_LEN = {RecordType.A: 4, RecordType.AAAA: 16}
+_ALIASES = frozenset((RecordType.CNAME, RecordType.DNAME))
 _MIN_SOA_LEN = 22                  # two names of a byte, five numbers
 
 
 class DnsRecord(NamedTuple):
     """One record, of *section* 0 to 2; it begins at *begin*, its TTL at *ttl_at*, its data at *start*.
 
-    *name* is in wire form. *target* is the name that an alias leads to, else empty.
+    *name* is in wire form. *target* is the name that an alias leads to, be it of one name or of all below one
+    (DNAME, RFC 6672), else empty.
     """
 
     section: int
@@ -322,7 +325,7 @@ def _pull_record(data: bytes, begin: int, section: int, known: dict[int, bytes])
     if klass == CLASS_IN:
         if length != _ADDRESS_LEN.get(kind, length) or (kind == RecordType.SOA and length < _MIN_SOA_LEN):
             raise WireError(f"DNS: record of type {kind} with {length} bytes")
-        if kind == RecordType.CNAME:
+        if kind in _ALIASES:
             target, stop = _pull_name(data, start, known)
             if stop != end:
                 raise WireError("DNS: alias of a wrong length")
