@@ -106,7 +106,7 @@ class Following:
         """Have *network*, which serves *guest*, follow from the next turn of its loop on."""
         self._network, self._guest = network, guest
         engine = network.engine
-        self._gatherer = Gatherer(self._read_again, engine.call_later, time.monotonic)
+        self._gatherer = Gatherer(self._read_again, engine.call_later, time.monotonic, time.thread_time)
         engine.add_reader(self._watch.fileno(), self._on_news)
         if self._resolver_reader is not None:
             self._resolver_reader.start(engine, self._on_resolv_conf)
