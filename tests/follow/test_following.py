@@ -297,6 +297,20 @@ def test_change_between_the_reading_and_the_loop_is_not_lost() -> None:
 
 
 @in_a_host(HOST + PLAIN)
+def test_after_hints_there_is_a_rest_whatever_comes() -> None:
+    bench = Bench(settings_of())
+    bench.start()
+    engine, fd = bench.network.engine, bench.following._watch.fileno()
+    assert fd in engine.watched
+    ip_batch("".join(f"route add 10.0.{number}.0/24 via 192.0.2.1\n" for number in range(100)))
+    bench.following._on_news()
+    assert fd not in engine.watched
+    assert min(delay_s for delay_s, _ in engine.timers) > 0
+    bench.settle()
+    assert fd in engine.watched
+
+
+@in_a_host(HOST + PLAIN)
 def test_network_that_goes_and_comes_back_changes_nothing() -> None:
     bench = Bench(settings_of("-i h0"))
     bench.start()

@@ -14,7 +14,7 @@ import time
 
 from passt import log
 from passt.errors import HostError
-from passt.follow.gatherer import Gatherer
+from passt.follow.gatherer import Gatherer, rest_s
 from passt.follow.neighbours import Neighbourhood
 from passt.follow.renewal import is_same, renew
 from passt.follow.sweep import Sweep, moved_addresses
@@ -107,7 +107,7 @@ class Following:
         self._network, self._guest = network, guest
         engine = network.engine
         self._gatherer = Gatherer(self._read_again, engine.call_later, time.monotonic, time.thread_time)
-        engine.add_reader(self._watch.fileno(), self._on_news)
+        self._listen()
         if self._resolver_reader is not None:
             self._resolver_reader.start(engine, self._on_resolv_conf)
         if self._configurer is not None:
@@ -116,9 +116,19 @@ class Following:
         # Between the first reading and now there was no ear for hints of resolv.conf, nor time for others.
         self._gatherer.hint()
 
+    def _listen(self) -> None:
+        if self._network is not None:
+            self._network.engine.add_reader(self._watch.fileno(), self._on_news)
+
     def _on_news(self) -> None:
+        """Take hints, and rest: what comes meanwhile, or is lost as too much comes, is one more hint."""
+        begun_at = time.thread_time()
         if self._watch.has_news() and self._gatherer is not None:
             self._gatherer.hint()
+        if self._network is not None:
+            engine = self._network.engine
+            engine.remove_reader(self._watch.fileno())
+            engine.call_later(rest_s(time.thread_time() - begun_at), self._listen)
 
     def _on_resolv_conf(self, content: bytes) -> None:
         try:
