@@ -60,6 +60,7 @@ class Network:
         self.anew: list[dict[str, int]] = []
         self.neighbours: list[dict[bytes, bytes]] = []
         self.host_addresses: list[frozenset[bytes]] = []
+        self.judges_host = False
 
     def renew(self, guest: GuestNet) -> None:
         self.guests.append(guest)
@@ -294,6 +295,40 @@ def test_change_between_the_reading_and_the_loop_is_not_lost() -> None:
     ip_batch(MOVE)
     bench.start()
     assert addresses(bench.network.guests[-1])[0] == "198.51.100.7"
+
+
+@in_a_host(HOST + PLAIN)
+def test_after_hints_there_is_a_rest_whatever_comes() -> None:
+    bench = Bench(settings_of())
+    bench.start()
+    engine, fd = bench.network.engine, bench.following._watch.fileno()
+    assert fd in engine.watched
+    ip_batch("".join(f"route add 10.0.{number}.0/24 via 192.0.2.1\n" for number in range(100)))
+    bench.following._on_news()
+    assert fd not in engine.watched
+    assert min(delay_s for delay_s, _ in engine.timers) > 0
+    bench.settle()
+    assert fd in engine.watched
+
+
+@in_a_host(HOST + PLAIN)
+def test_rules_about_the_host_hold_for_a_new_address_though_nothing_can_be_read_yet() -> None:
+    new = bytes((192, 0, 2, 77))
+    bench = Bench(settings_of())
+    bench.start()
+    ip_batch("addr add 192.0.2.77/24 dev h0\n")
+    bench.following._on_news()
+    assert bench.network.host_addresses == [], "nobody asks"
+    bench.settle()
+    bench.network.judges_host = True
+    bench.following._is_changing = True
+    ip_batch("addr del 192.0.2.77/24 dev h0\n")
+    bench.settle()
+    ip_batch("addr add 192.0.2.78/24 dev h0\n")
+    bench.settle()
+    before, gone, other = bench.network.host_addresses
+    assert before - gone == {new}
+    assert other - gone == {bytes((192, 0, 2, 78))}
 
 
 @in_a_host(HOST + PLAIN)

@@ -23,6 +23,7 @@ class Bench:
 
     def __init__(self, took_s: float = 0.0, fails: int = 0, n_pieces: int = 1, others_s: float = 0.0) -> None:
         self.now = 100.0
+        self.worked_s = 0.0
         self.n_pieces = n_pieces
         self.others_s = others_s
         self.ended_at: list[float] = []
@@ -31,12 +32,13 @@ class Bench:
         self.read_at: list[float] = []
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
-        self.gatherer = Gatherer(self._read, self._call_later, lambda: self.now)
+        self.gatherer = Gatherer(self._read, self._call_later, lambda: self.now, lambda: self.worked_s)
 
     def _read(self) -> Generator[None, None, bool]:
         self.read_at.append(round(self.now - 100.0, 6))
         for _ in range(self.n_pieces):
             self.now += self.took_s / self.n_pieces
+            self.worked_s += self.took_s / self.n_pieces
             yield
         self.ended_at.append(round(self.now - 100.0, 6))
         self.fails -= 1
@@ -150,6 +152,23 @@ def test_hour_in_the_middle_of_a_reading_is_no_reason_for_a_long_rest() -> None:
     bench.gatherer.hint()
     bench.run_until(4000 + MAX_REST_S)
     assert len(bench.read_at) == 2
+
+
+def test_time_in_which_others_have_the_processor_is_no_reason_for_a_rest() -> None:
+    bench = Bench()
+
+    def read() -> Generator[None, None, bool]:
+        bench.read_at.append(bench.now)
+        bench.now += 1.0
+        bench.worked_s += 0.001
+        yield
+        return True
+
+    bench.gatherer._read = read
+    for _ in range(3):
+        bench.gatherer.hint()
+        bench.run_until(bench.now - 100.0 + LONGEST_S)
+    assert len(bench.read_at) == 3
 
 
 def test_failed_reading_is_tried_again() -> None:

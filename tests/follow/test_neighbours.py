@@ -91,7 +91,7 @@ class Bench:
         self.cost_s = 0.0
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
-        self.hood = Neighbourhood(self.rtnetlink, self._clock)  # type: ignore[arg-type]  # scripted
+        self.hood = Neighbourhood(self.rtnetlink, self._clock, self._clock)  # type: ignore[arg-type]  # scripted
         self.hood._watch.close()
         self.kernel = ScriptedSocket([])
         self.hood._watch._socket = self.kernel  # type: ignore[assignment]  # scripted

@@ -115,7 +115,7 @@ def test_of_what_has_come_the_newest_is_taken_and_then_nothing_for_a_while(
     path.write_bytes(ONE)
     bench = watch(path)
     ticks = iter(range(100))
-    bench.reader._clock = lambda: next(ticks) / 1000
+    bench.reader._work_clock = lambda: next(ticks) / 1000
     (fd, (callback, _)), = bench.loop.watched.items()
     assert is_readable(fd, LIMIT_S)
     callback()

@@ -282,3 +282,36 @@ def test_namespace_ends_as_one_that_is_set_up_anew(arguments: str, moves: str) -
         assert carry_out(plan(after, after, ifindex)) == []
 
     isolated_as_root(run)
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize(("first", "moves"), [
+    ("addr add 198.51.100.7 peer 10.9.9.1/32 dev h0",
+     "addr del 198.51.100.7 peer 10.9.9.1/32 dev h0\naddr add 198.51.100.7 peer 10.9.9.2/32 dev h0"),
+    ("addr add 192.0.2.2 peer 10.9.9.1/24 dev h0", "route del default\naddr del 192.0.2.2/24 dev h0"),
+    ("addr del 192.0.2.2/24 dev h0\naddr add 192.0.2.2/24 dev h0 noprefixroute",
+     "route add 192.0.2.0/24 dev h0 proto kernel scope link src 192.0.2.2\nroute add default via 192.0.2.1"),
+    ("addr add 198.51.100.7/24 dev h0", "addr change 198.51.100.7/24 dev h0 metric 7"),
+], ids=["another-peer", "the-same-address-twice", "a-route-that-comes", "another-metric"])
+def test_address_that_stays_with_another_network_or_route(first: str, moves: str) -> None:
+    def look() -> list[str]:
+        lines = [line.partition(" valid_lft")[0].split()[2:]
+                 for line in ip("-4", "-o", "addr", "show", "dev", "g0").splitlines()]
+        return sorted(" ".join(words) for words in [*lines, *map(str.split, ip("route").splitlines())])
+
+    def run() -> None:
+        places = Places()
+        places.on_host(lambda: ip_batch(first + "\n"))
+        before = places.on_host(read)
+        configure("g0", before, True)
+        places.on_host(lambda: ip_batch(moves + "\n"))
+        after = places.on_host(read)
+        with RtnlSocket() as rtnetlink:
+            assert carry_out(plan(before, after, rtnetlink.get_link("g0").ifindex)) == []
+        found = look()
+        ip("link", "del", "g0")
+        places.make_g0()
+        configure("g0", after, True)
+        assert found == look()
+
+    isolated_as_root(run)

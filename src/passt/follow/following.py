@@ -14,12 +14,13 @@ import time
 
 from passt import log
 from passt.errors import HostError
-from passt.follow.gatherer import Gatherer
+from passt.follow.gatherer import Gatherer, rest_s
 from passt.follow.neighbours import Neighbourhood
 from passt.follow.renewal import is_same, renew
 from passt.follow.sweep import Sweep, moved_addresses
 from passt.follow.watched_host import RESOLV_CONF
 from passt.host import resolvconf
+from passt.host.host_facts import read_addresses
 from passt.host.rtnetlink.socket import RtnlSocket
 from passt.namespace.renumbering import plan_in_pieces
 
@@ -61,6 +62,10 @@ if TYPE_CHECKING:
         def assign(self, guest: GuestNet) -> None:
             """Take it that the guest has the addresses of *guest* now."""
 
+        @property
+        def judges_host(self) -> bool:
+            """Whether it matters which addresses are the host's."""
+
         def take_host(self, addresses: frozenset[bytes]) -> None:
             """Take it that these are the host's addresses now."""
 
@@ -91,8 +96,9 @@ class Following:
         self._host = host.reader
         self._resolvers = host.resolvers
         self.facts = host.facts
-        self._addresses = host.addresses
-        self._neighbours = Neighbourhood(RtnlSocket())
+        self._addresses = self._judged = host.addresses
+        self._questions = RtnlSocket()   # for what is read in one piece, maybe between two of a reading
+        self._neighbours = Neighbourhood(self._questions)
         self._resolver_reader = host.resolver_reader
         self._configurer = configurer
         self._network: Followed | None = None
@@ -106,8 +112,8 @@ class Following:
         """Have *network*, which serves *guest*, follow from the next turn of its loop on."""
         self._network, self._guest = network, guest
         engine = network.engine
-        self._gatherer = Gatherer(self._read_again, engine.call_later, time.monotonic)
-        engine.add_reader(self._watch.fileno(), self._on_news)
+        self._gatherer = Gatherer(self._read_again, engine.call_later, time.monotonic, time.thread_time)
+        self._listen()
         if self._resolver_reader is not None:
             self._resolver_reader.start(engine, self._on_resolv_conf)
         if self._configurer is not None:
@@ -116,9 +122,34 @@ class Following:
         # Between the first reading and now there was no ear for hints of resolv.conf, nor time for others.
         self._gatherer.hint()
 
+    def _listen(self) -> None:
+        if self._network is not None:
+            self._network.engine.add_reader(self._watch.fileno(), self._on_news)
+
     def _on_news(self) -> None:
+        """Take hints, and rest: what comes meanwhile, or is lost as too much comes, is one more hint."""
+        begun_at = time.thread_time()
         if self._watch.has_news() and self._gatherer is not None:
+            self._judge_host()
             self._gatherer.hint()
+        if self._network is not None:
+            engine = self._network.engine
+            engine.remove_reader(self._watch.fileno())
+            engine.call_later(rest_s(time.thread_time() - begun_at), self._listen)
+
+    def _judge_host(self) -> None:
+        """Have rules about the host hold for a new address at once: a reading has to wait, or may fail."""
+        if self._network is None or not self._network.judges_host:
+            return
+        try:
+            self._take_host(self._network, read_addresses(self._questions))
+        except HostError as error:
+            log.limited(log.WARNING, "follow", f"rules about the host may miss an address of it: {error}")
+
+    def _take_host(self, network: Followed, addresses: frozenset[bytes]) -> None:
+        if addresses != self._judged:
+            self._judged = addresses
+            network.take_host(addresses)
 
     def _on_resolv_conf(self, content: bytes) -> None:
         try:
@@ -145,8 +176,7 @@ class Following:
             # An interface may go while it is read about; more hints come then.
             log.limited(log.INFO, "follow", f"cannot follow the host yet: {error}")
             return False
-        if addresses != self._addresses:
-            self._network.take_host(addresses)
+        self._take_host(self._network, addresses)
         gone, self._addresses = self._addresses - addresses, addresses
         yield from self._follow(self._network, self._guest, found, gone)
         self._network.listen_anew(interfaces)

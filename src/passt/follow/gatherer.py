@@ -3,8 +3,9 @@
 A change of one network is a burst of messages: DHCP takes an address away, adds another one, replaces routes.
 What stands between is no network, and nobody shall be told of it. So a reading waits until QUIET_S have
 passed without a hint, LONGEST_S at most. A reading takes long where there are very many routes: it is done in
-pieces (`follow.turns`), and the next one waits for REST_SHARE times as long, whatever comes. But not longer
-than MAX_REST_S: if we were stopped in the middle, or the machine was, a reading seems to have taken an hour.
+pieces (`follow.turns`), and the next one waits for REST_SHARE times as long, whatever comes, but not longer
+than MAX_REST_S. What counts is processor time: else a machine that is busy with other work, or was suspended
+in the middle of a reading, would be followed late for no gain.
 """
 
 from __future__ import annotations
@@ -30,16 +31,17 @@ def rest_s(spent_s: float) -> float:
 class Gatherer:
     """Does the work of *read* some time after `hint`, and again if it returns that it did not succeed.
 
-    *call_later* takes a delay in seconds and a callback, *clock* gives seconds that never go back.
+    *call_later* takes a delay in seconds and a callback, *clock* gives seconds that never go back, and
+    *work_clock* the seconds for which we have had a processor.
     """
 
     def __init__(self, read: Callable[[], Generator[None, None, bool]],
                  call_later: Callable[[float, Callable[[], None]], object],
-                 clock: Callable[[], float]) -> None:
+                 clock: Callable[[], float], work_clock: Callable[[], float]) -> None:
         self._read = read
         self._call_later = call_later
         self._clock = clock
-        self._turns = Turns(call_later, clock)
+        self._turns = Turns(call_later, work_clock)
         self._is_read = True
         self._first_at: float | None = None   # of the hints that wait
         self._last_at = 0.0

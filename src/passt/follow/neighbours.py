@@ -59,13 +59,15 @@ MAX_NEIGHBOURS = 512               # as `dataplane.core.neighbour_table` takes
 class Neighbourhood:
     """Hears of neighbours from now on; *rtnetlink* is asked for their table. Raises HostError.
 
-    *clock* gives seconds that never go back.
+    *clock* and *work_clock* are as for `Gatherer`.
     """
 
-    def __init__(self, rtnetlink: RtnlSocket, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, rtnetlink: RtnlSocket, clock: Callable[[], float] = time.monotonic,
+                 work_clock: Callable[[], float] = time.thread_time) -> None:
         self._watch = NeighbourWatch()
         self._rtnetlink = rtnetlink
         self._clock = clock
+        self._work_clock = work_clock
         self._interfaces: dict[int, int] = {}     # by address family
         self._withheld: frozenset[bytes] = frozenset()
         self._macs: dict[bytes, bytes] = {}       # by packed address
@@ -79,7 +81,7 @@ class Neighbourhood:
     def start(self, loop: Loop, guest: GuestNet, give: Callable[[dict[bytes, bytes]], None]) -> None:
         """Have *loop* call *give* with the whole table, MACs by packed address, after each change."""
         self._loop, self._give = loop, give
-        self._gatherer = Gatherer(self._work, loop.call_later, self._clock)
+        self._gatherer = Gatherer(self._work, loop.call_later, self._clock, self._work_clock)
         self._listen()
         self.renew(guest)
 
@@ -102,7 +104,7 @@ class Neighbourhood:
             self._loop.add_reader(self._watch.fileno(), self._on_news)
 
     def _on_news(self) -> None:
-        begun_at = self._clock()
+        begun_at = self._work_clock()
         changes, is_whole = self._watch.read()
         if not is_whole:
             self._must_read = True
@@ -111,7 +113,7 @@ class Neighbourhood:
             self._hint()
         if self._loop is not None:
             self._loop.remove_reader(self._watch.fileno())
-            self._loop.call_later(rest_s(self._clock() - begun_at), self._listen)
+            self._loop.call_later(rest_s(self._work_clock() - begun_at), self._listen)
 
     def _take(self, message: NeighbourMessage, *, is_there: bool) -> bool:
         """Take what is said of one neighbour; tell whether it changes the table."""

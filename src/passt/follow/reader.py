@@ -46,12 +46,14 @@ _MAX_READ = 16                     # messages of one turn
 class Reader:
     """The reader of the file at *path*, with the rights of *user*; started at once. Raises HostError.
 
-    Call with one thread, before any right is given up. *clock* gives seconds that never go back.
+    Call with one thread, before any right is given up. *work_clock* is as for
+    `follow.gatherer.Gatherer`.
     """
 
-    def __init__(self, path: str, user: Identity | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: str, user: Identity | None,
+                 work_clock: Callable[[], float] = time.thread_time) -> None:
         self._path = path
-        self._clock = clock
+        self._work_clock = work_clock
         ids = (-1, -1) if user is None else (user.uid, user.gid)
         arguments = (os.path.abspath(path), *map(str, ids))
         self._program = SmallProgram("reader")
@@ -66,7 +68,7 @@ class Reader:
         loop.add_reader(self._channel.fileno(), lambda: self._on_message(loop, on_content))
 
     def _on_message(self, loop: Loop, on_content: Callable[[bytes], None]) -> None:
-        begun_at = self._clock()
+        begun_at = self._work_clock()
         message = self._newest()
         if message is None:
             return
@@ -74,7 +76,7 @@ class Reader:
         if message.startswith(_CONTENT):
             on_content(message[len(_CONTENT):])
             # However often the file changes: the program waits as soon as the channel is full.
-            loop.call_later(rest_s(self._clock() - begun_at), lambda: self._listen(loop, on_content))
+            loop.call_later(rest_s(self._work_clock() - begun_at), lambda: self._listen(loop, on_content))
             return
         self._channel.close()
         self._program.leave()

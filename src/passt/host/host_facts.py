@@ -171,9 +171,14 @@ class HostReader:
 
     def addresses(self) -> frozenset[bytes]:
         """Read the addresses of all interfaces, packed. Raises HostError."""
-        found = self._rtnetlink.dump("addresses", MessageType.GETADDR, messages.build_addresses_query(0, 0))
-        return frozenset(messages.AddressMessage.parse(payload).address for payload in found
-                         if messages.family_of(payload) in messages.ADDRESS_LEN)
+        return read_addresses(self._rtnetlink)
+
+
+def read_addresses(rtnetlink: RtnlSocket) -> frozenset[bytes]:
+    """Read the addresses of all interfaces, packed. Raises HostError."""
+    found = rtnetlink.dump("addresses", MessageType.GETADDR, messages.build_addresses_query(0, 0))
+    return frozenset(messages.AddressMessage.parse(payload).address for payload in found
+                     if messages.family_of(payload) in messages.ADDRESS_LEN)
 
 
 def kernel_has_ip6() -> bool:

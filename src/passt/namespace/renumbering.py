@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestFamily, GuestNet
     from passt.host.rtnetlink.messages import AddressMessage
 
+    AddressKey = tuple[bytes, int, bytes]
+
 _IP6_PREFIX_LEN = 64
 
 
@@ -54,12 +56,13 @@ class Deletion(IntEnum):
 
 
 class Setup(NamedTuple):
-    """What an interface has: RTM_NEWADDR payloads by address and length; RTM_NEWROUTE payloads.
+    """What an interface has: RTM_NEWADDR payloads by address, length and network; RTM_NEWROUTE payloads.
 
-    Of a route is told whether it has a gateway.
+    An address may be there twice, with one network and with another one, or with two peers. Of a route is
+    told whether it has a gateway.
     """
 
-    addresses: dict[tuple[bytes, int], bytes]
+    addresses: dict[AddressKey, bytes]
     routes: dict[bytes, bool]
 
 
@@ -113,12 +116,12 @@ def _add(made: Plan, old: Setup, new: Setup, successor: bytes | None, ifindex: i
     added += stale
     if stale:
         added += fresh
-    left = frozenset(address for address, _ in leaving) - {address for address, _ in new.addresses}
+    left = frozenset(key[0] for key in leaving) - {key[0] for key in new.addresses}
     preferred = (yield from _preferred_routes(new, successor)) if left else []
     added += yield from map_in_pieces(_route_in_front, preferred)
     added += _leave_prefixes(old, new, [key for key in leaving if key[0] in left], ifindex)
-    removed = [Request(Deletion.ADDRESS, 0, old.addresses[key]) for key in leaving]
-    if leaving:
+    removed = [Request(Deletion.ADDRESS, 0, old.addresses[key]) for key in [*leaving, *_rerouted(old, new)]]
+    if removed:
         removed += map(_address, new.addresses.values())
         on_link, beyond = yield from _split(new.routes, {})
         removed += yield from map_in_pieces(_route, on_link + beyond)
@@ -134,9 +137,24 @@ def _split(wanted: Mapping[bytes, bool], others: Container[bytes]
             [payload for payload, has_gateway in found if has_gateway])
 
 
+def _rerouted(old: Setup, new: Setup) -> list[AddressKey]:
+    """List the addresses that stay, but for which the kernel makes another route, or makes one only now.
+
+    The kernel does so when an address is added, and hardly ever when it is changed.
+    """
+    return [key for key, payload in new.addresses.items()
+            if key in old.addresses and _made_for(old.addresses[key]) != _made_for(payload)]
+
+
+def _made_for(payload: bytes) -> PrefixRoute | None:
+    """Tell which route the kernel makes for an RTM_NEWADDR payload."""
+    entry = messages.AddressMessage.parse(payload)
+    return None if entry.flags & AddressFlag.NOPREFIXROUTE else prefix_route_of(entry)
+
+
 def _preferred_routes(new: Setup, successor: bytes | None) -> Generator[None, None, list[bytes]]:
     """Make IPv4 routes like those of *new* that have *successor* as their source, where they have none."""
-    if successor is None or successor not in {address for address, _ in new.addresses}:
+    if successor is None or successor not in {key[0] for key in new.addresses}:
         return []
     # Each is put in front of those to the same place.
     found = yield from filter_in_pieces(
@@ -144,7 +162,7 @@ def _preferred_routes(new: Setup, successor: bytes | None) -> Generator[None, No
     return (yield from map_in_pieces(lambda payload: routes.prefer_source(payload, successor), found))
 
 
-def _leave_prefixes(old: Setup, new: Setup, leaving: Sequence[tuple[bytes, int]], ifindex: int
+def _leave_prefixes(old: Setup, new: Setup, leaving: Sequence[AddressKey], ifindex: int
                     ) -> list[Request]:
     """Take the kernel's routes to the IPv4 prefixes of addresses that go from these.
 
@@ -205,18 +223,18 @@ def _add_addresses(setup: Setup, number: int, family: GuestFamily, ifindex: int,
         prefix_route = prefix_route_of(entry)
         is_unrouted = made is not None and (bool(entry.flags & AddressFlag.NOPREFIXROUTE)
                                             or (prefix_route is not None and prefix_route not in made))
-        setup.addresses[entry.address, entry.prefix_len] = messages.retarget_address(
+        setup.addresses[entry.address, entry.prefix_len, entry.network] = messages.retarget_address(
             payload, ifindex, no_prefix_route=is_unrouted, lifetimes=True)
     if not usable and family.address is not None:
         length, flags = (_IP6_PREFIX_LEN, AddressFlag.NODAD) if number == AF_INET6 else (family.prefix_len, 0)
-        setup.addresses[family.address.packed, length] = messages.build_address(
+        setup.addresses[family.address.packed, length, family.address.packed] = messages.build_address(
             ifindex, family.address.packed, length, flags)
 
 
 def _add_routes(setup: Setup, number: int, family: GuestFamily, ifindex: int
                 ) -> Generator[None, None, None]:
     if family.copied_routes:
-        sources = {address for address, _ in setup.addresses}
+        sources = {key[0] for key in setup.addresses}
         made = _made_by_the_kernel(setup)
         for place, payload in enumerate(family.copied_routes):
             if not place % STEP:

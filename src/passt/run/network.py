@@ -421,8 +421,13 @@ class Network:
         for frame in self._dispatcher.renew(guest):
             self.engine.send_frame(frame)
 
+    @property
+    def judges_host(self) -> bool:
+        """Whether it matters which addresses are the host's: rules of egress may be about them."""
+        return self._policy.egress is not None
+
     def take_host(self, addresses: Collection[bytes]) -> None:
-        """Take it that these are the host's addresses now: rules of egress may be about them."""
+        """Take it that these are the host's addresses now."""
         if self._policy.egress is not None:
             self._judge_by(self._guest, self._policy.egress, addresses)
             self.engine.renew(_our_ip4(self._guest))
