@@ -264,6 +264,10 @@ OPTIONS: tuple[Option, ...] = (
            "Read rules from FILE, in TOML, and try them after those of --deny and --allow: a list rules of"
            " texts 'allow RULE' and 'deny RULE', default, and profiles (docs/egress.md). SIGHUP has it read"
            " again.", available=True),
+    Option(EGRESS, "", "verify-names", "",
+           "Let a connection to an address that a rule opens by name alone say a name that is allowed there,"
+           " in TLS or HTTP, before the other end gets a byte; else reset it. Opens such addresses to TCP and"
+           " ping only.", available=True),
     Option(EGRESS, "", "dns-refuse", "CODE",
            "What is answered to a query for a name that no rule allows: refused, or nxdomain, as if there"
            " were no such name. Default: refused.", available=True),

@@ -224,7 +224,8 @@ class Api:
         """List the rules of egress, and how many flows each has refused."""
         live = self.live_egress
         if live is None:
-            return answer({"rules": [], "default": "allow", "refused_by_default": 0, "file": None})
+            return answer({"rules": [], "default": "allow", "refused_by_default": 0, "file": None,
+                           "verify_names": False})
         rules, refused = live.egress.rules, live.egress.refused
         return answer({
             "rules": [{"rule": rule.text, "refused": refused[place]}
@@ -232,6 +233,7 @@ class Api:
             "default": "allow" if rules.allows_rest else "deny",
             "refused_by_default": refused[-1],
             "file": live.path,
+            "verify_names": rules.verifies,
         })
 
     def replace_policy(self, request: Request, client: Client) -> Response:

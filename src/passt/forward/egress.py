@@ -221,13 +221,15 @@ class Egress:
         self._set(rules)
         self.refused = [counts.get(rule, 0) for rule in rules.rules] + [n_by_default]
 
-    def decide(self, proto: int, port: int, address: bytes, asked: bytes, *, lapsed: bool = False
-               ) -> tuple[bool, int]:
+    def decide(self, proto: int, port: int, address: bytes, asked: bytes, *, lapsed: bool = False,
+               by_address: bool = False) -> tuple[bool, int]:
         """Decide on a flow to *port* of *address*, `FORWARDER` if that is ours; the guest says *asked*.
 
         Returns whether it is allowed, and the place of the rule that says so, that behind the last if none
         does. Echo requests have any port. With *lapsed* names have the addresses of before, too, as for a
-        flow that is there already.
+        flow that is there already; *by_address*: they have none.
+
+        A datagram says no name that could be verified, so names open nothing for it where that is asked for.
         """
         exact = self._exact if self._exact is not None and _is_doh(proto, port, address) else None
         allowed = (exact or self._allowing).find(proto, port, address)
@@ -239,7 +241,8 @@ class Egress:
             if len(address) == IP6_LEN:
                 for inner in embedded_ip4(address):
                     denied = min(denied, denying.find(_translated(proto), port, inner))
-        if self._pins is not None and address:
+        if (self._pins is not None and address and not by_address
+                and not (self.rules.verifies and proto == IPPROTO_UDP)):
             for place in self._pins.find(address, lapsed=lapsed):
                 rule = self.rules.rules[place]
                 if (place < min(allowed, denied) and fits(rule, proto, port)
@@ -292,10 +295,19 @@ class Egress:
         found = [address, *(embedded_ip4(address) if len(address) == IP6_LEN else ())]
         return any(inner.find(IPPROTO_TCP, 1, each) == 0 for each in found)
 
-    def refuse(self, proto: int, port: int, asked: bytes, place: int) -> None:
-        """Count and tell that a flow to what the guest calls *asked* was refused by the rule at *place*."""
+    def pinned(self, address: bytes) -> Collection[int]:
+        """Return the places of the rules of which a name has *address*."""
+        return frozenset(self._pins.find(address)) if self._pins is not None else ()
+
+    def refuse(self, proto: int, port: int, asked: bytes, place: int, why: str = "") -> None:
+        """Count and tell that a flow to what the guest calls *asked* was refused by the rule at *place*.
+
+        *why*, if it is not that rule alone.
+        """
         self.refused[place] += 1
-        self.last = Refused(proto, asked, port, self.describe(place))
+        if not why and self.rules.verifies and proto == IPPROTO_UDP and self.pinned(asked):
+            why = f"{self.describe(place)}; UDP says no name that --verify-names could read"
+        self.last = Refused(proto, asked, port, why or self.describe(place))
         if self._tell is not None:
             self._tell(self.last)
 

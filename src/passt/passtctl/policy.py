@@ -67,4 +67,7 @@ def policy_lines(found: dict[str, Any]) -> list[str]:
     """Write the rules in the order in which they are tried, and how many flows each has refused."""
     rows = [(rule["rule"], str(rule["refused"])) for rule in found["rules"]]
     rows.append((f"{found['default']} all else", str(found["refused_by_default"])))
-    return layout(("RULE", "REFUSED"), rows, frozenset((1,)))
+    lines = layout(("RULE", "REFUSED"), rows, frozenset((1,)))
+    if found.get("verify_names"):
+        lines.append("Connections that rules allow by name have to say it (--verify-names).")
+    return lines
