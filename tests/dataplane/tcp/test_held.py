@@ -325,6 +325,38 @@ def test_no_memory_holds_nothing_and_lets_nothing_out() -> None:
         assert sock.taken == opening(100)
 
 
+def test_connections_that_are_held_leave_memory_to_others() -> None:
+    """All of them together have what early data may have: the first half of the pool."""
+    with Script(max_flows=1500, mtu=65520) as s:
+        other = s.add_peer(39999, 80)
+        sock = other.connect(mss=65480)
+        s.policy.target = Target(b"", 0, held=True)
+        s.policy.judge = lambda _data, end: False if end else None
+        n = 0
+        while not s.count("drop_tcp_memory"):
+            peer = s.add_peer(40001 + n, 80)
+            peer.guest("S seq=0 win=65535 mss=65480 ws=7")
+            peer.sock.connected()
+            peer.take_all()
+            peer.guest("A seq=1 ack=1", "PA seq=1 ack=1 len=16000")
+            peer.take_all()
+            n += 1
+        assert 600 < n < 1500
+        assert s.bench.pool_left > s.pool // 3
+        # A connection that is open has its promise kept.
+        sock.limits = [0]
+        other.guest("PA seq=1 ack=1 len=10000")
+        other.take_all()
+        s.advance(200)
+        other.take_all()
+        assert sock.taken == opening(10000)
+        # All have their end.
+        s.advance(HELD_MS)
+        for peer in s.peers.values():
+            peer.take_all()
+        assert s.count("flows_refused") == n - 1
+
+
 def test_mistake_of_the_policy_ends_the_run_and_lets_nothing_out() -> None:
     with Script() as s:
         sock = held(s, wanted=1)
