@@ -1,12 +1,14 @@
-"""What rules of egress cost: CPU time of a new flow with 0, 1 and 1,000 rules, and of a query; its wait.
+"""What rules of egress cost: CPU time of a flow with 0, 1 and 1,000 rules, of a query, a said name; a wait.
 
-    sudo .venv/bin/python bench/egress.py [--parts flows,queries,waits] [--flows N] [--queries N] [--rounds N]
-        [--pasta PATH]
+    sudo .venv/bin/python bench/egress.py [--parts flows,queries,said,waits] [--flows N] [--queries N]
+        [--rounds N] [--pasta PATH]
 
 Theory of operation. CPU time of the program's own processes is measured, not the time on a clock, so that a
 busy machine changes little. Rounds of all numbers of rules take turns, and the median counts. The rule that
 lets a flow pass is the last one; those before are about other networks of one length, by which a look-up
-could be slow. The client has BATCH connections or queries under way at a time. All is in namespaces of its
+could be slow. A flow that says a name sends a ClientHello, as OpenSSL makes it, and a byte comes back: by a
+rule about its address, by one about its name, and with that name verified, alone and as the last of 1,000.
+The client has BATCH connections or queries under way at a time. All is in namespaces of its
 own, as in `lab.py`: a host with a veth pair, and servers at the other end and on the host's loopback.
 
 The wait for an answer is time on a clock, so the machine has to be quiet; `chrt -r 10` in front keeps other
@@ -30,19 +32,25 @@ BATCH = 64
 RATES = (500, 5000)                # queries a second whose waits are measured
 SECONDS = 2
 LOST_S = 3.0                       # without any answer, and what has none, or an error, is lost
-PARTS = ("flows", "queries", "waits")
+PARTS = ("flows", "queries", "said", "waits")
 FAR4 = "198.51.100.1"
 NAME_SERVER = "127.0.0.53"
 FORWARDER = "198.51.100.53"
 INSIDE = "PASST_BENCH_EGRESS"
 TREE = Path(__file__).resolve().parent.parent
 
+# Closes what comes; on the second port, once something was said.
 SERVER = """
-import socket
-server = socket.create_server(("", 9000), backlog=1024)
+import socket, threading
+def serve(port, size):
+    server = socket.create_server(("", port), backlog=1024)
+    while True:
+        sock = server.accept()[0]
+        sock.recv(size) if size else None
+        sock.close()
+threading.Thread(target=serve, args=(9000, 0)).start()
+threading.Thread(target=serve, args=(9001, 4096)).start()
 print("ready", flush=True)
-while True:
-    server.accept()[0].close()
 """
 # Answers each query with one address.
 NAMES = f"""
@@ -57,19 +65,34 @@ while True:
 """
 # Waits for a line before each part; says how long the second one took.
 CLIENT = f"""
-import select, socket, struct, sys, time
+import select, socket, ssl, struct, sys, time
 
-def flows(number):
+def hello():
+    sent, context = ssl.MemoryBIO(), ssl.create_default_context()
+    try:
+        context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="www.good.test").do_handshake()
+    except ssl.SSLWantReadError:
+        return sent.read()
+
+def said(number):
+    queries({BATCH})
+    flows(number, 9001, hello())
+
+def flows(number, port=9000, data=b""):
     for _ in range(0, number, {BATCH}):
         poll, opened = select.poll(), {{}}
         for _ in range({BATCH}):
             sock = socket.socket()
             sock.setblocking(False)
-            sock.connect_ex(({FAR4!r}, 9000))
-            poll.register(sock, select.POLLIN)
+            sock.connect_ex(({FAR4!r}, port))
+            poll.register(sock, select.POLLOUT if data else select.POLLIN)
             opened[sock.fileno()] = sock
         while opened:
-            for fd, _ in poll.poll():
+            for fd, events in poll.poll():
+                if events & select.POLLOUT:
+                    opened[fd].send(data)
+                    poll.modify(fd, select.POLLIN)
+                    continue
                 poll.unregister(fd)
                 sock = opened.pop(fd)
                 assert sock.recv(1) == b""
@@ -123,7 +146,7 @@ if sys.argv[1] == "waits":
     print(*waits(address, rate, number), flush=True)
     sys.stdin.readline()
     sys.exit()
-part = {{"flows": flows, "queries": queries}}[sys.argv[1]]
+part = {{"flows": flows, "queries": queries, "said": said}}[sys.argv[1]]
 part({BATCH})
 print("ready", flush=True)
 sys.stdin.readline()
@@ -260,26 +283,17 @@ def run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as made:
         directory = Path(made)
         directory.chmod(0o755)
-        for part, asked, last, more in (
-                ("flows", arguments.flows, f"allow {FAR4}", []),
-                ("queries", arguments.queries, "allow *.good.test", ["--dns-forward", FORWARDER])):
-            if part not in arguments.parts:
-                continue
-            number = asked - asked % BATCH
-            found: dict[int, list[tuple[float, float, float]]] = {rules: [] for rules in RULES}
-            for _ in range(arguments.rounds):
-                for rules in RULES:
-                    options = [*more, *policy(directory, rules, last)]
-                    found[rules].append(measure(arguments.pasta, options, part, number))
-            print(f"{part}: {number}, CPU time of one in us, median of {arguments.rounds}")
-            print("  rules      main  forwarder       both    beside 0   per s of the clock")
-            base = 0.0
-            for rules in RULES:
-                main, names, clock = (statistics.median(each[i] for each in found[rules]) for i in range(3))
-                both = statistics.median(each[0] + each[1] for each in found[rules])
-                base = base or both
-                print(f"  {rules:5} {main * 1e6:9.1f} {names * 1e6:10.1f} {both * 1e6:10.1f}"
-                      f" {(both / base - 1) * 100:+10.1f} % {1 / clock:12.0f}", flush=True)
+        forward = ["--dns-forward", FORWARDER]
+        name = "allow *.good.test"
+        compare(arguments, "flows", arguments.flows,
+                {str(rules): policy(directory, rules, f"allow {FAR4}") for rules in RULES})
+        compare(arguments, "queries", arguments.queries,
+                {str(rules): [*forward, *policy(directory, rules, name)] for rules in RULES})
+        compare(arguments, "said", arguments.flows, {
+            "address": [*forward, *policy(directory, 1, f"allow {FAR4}"), "--allow", "dns"],
+            "name": [*forward, *policy(directory, 1, name)],
+            "verified": [*forward, *policy(directory, 1, name), "--verify-names"],
+            "of 1000": [*forward, *policy(directory, 1000, name), "--verify-names"]})
         if "waits" in arguments.parts:
             measure_waits(arguments.pasta, directory, arguments.rounds)
 
@@ -290,6 +304,26 @@ def parts_of(text: str) -> list[str]:
     if not set(parts) <= set(PARTS):
         raise argparse.ArgumentTypeError(f"'{text}': parts are {', '.join(PARTS)}")
     return parts
+
+
+def compare(arguments: argparse.Namespace, part: str, asked: int, cases: dict[str, list[str]]) -> None:
+    """Measure one part, if it is wanted, with the options of each case in turn; print how they differ."""
+    if part not in arguments.parts:
+        return
+    number = asked - asked % BATCH
+    found: dict[str, list[tuple[float, float, float]]] = {case: [] for case in cases}
+    for _ in range(arguments.rounds):
+        for case, options in cases.items():
+            found[case].append(measure(arguments.pasta, options, part, number))
+    print(f"{part}: {number}, CPU time of one in us, median of {arguments.rounds}")
+    print("     rules      main  forwarder       both  beside first   per s of the clock")
+    base = 0.0
+    for case, each in found.items():
+        main, names, clock = (statistics.median(one[i] for one in each) for i in range(3))
+        both = statistics.median(one[0] + one[1] for one in each)
+        base = base or both
+        print(f"  {case:>8} {main * 1e6:9.1f} {names * 1e6:10.1f} {both * 1e6:10.1f}"
+              f" {(both / base - 1) * 100:+11.1f} % {1 / clock:12.0f}", flush=True)
 
 
 def main() -> None:

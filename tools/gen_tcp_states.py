@@ -24,9 +24,11 @@ HEAD = """\
 <!-- Written by tools/gen_tcp_states.py from src/passt/dataplane/tcp/states.pyx, do not edit. -->
 
 The guest's TCP talks to an endpoint of passt's own; behind it stands one socket of the host. These are the
-states of that endpoint, with the names of RFC 9293 3.3.2. CONNECTING is an addition: a SYN_RECEIVED that
-withholds its SYN-ACK until connect(2) to the remote succeeds. A connection that the guest opens comes to
-ESTABLISHED by CONNECTING and SYN_RECEIVED, one that comes to a forwarded port by SYN_SENT.
+states of that endpoint, with the names of RFC 9293 3.3.2. Two are additions: CONNECTING is a SYN_RECEIVED
+that withholds its SYN-ACK until connect(2) to the remote succeeds, HELD an ESTABLISHED in which nothing
+passes until the guest's first bytes are judged (`--verify-names`, [egress.md](egress.md#verified-names)). A
+connection that the guest opens comes to ESTABLISHED by CONNECTING and SYN_RECEIVED, one that comes to a
+forwarded port by SYN_SENT.
 
 The diagram leaves out what cuts a connection short; the table has that, too. `set_state` is the only writer
 of a state, and a build with `PASST_DEBUG=1` aborts on a step that is not in the table.

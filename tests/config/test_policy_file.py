@@ -44,11 +44,18 @@ def test_default(content: str, allows_rest: bool) -> None:
     assert parse_policy(content.encode()).allows_rest == allows_rest
 
 
+@pytest.mark.parametrize(("content", "verifies"), [
+    ("", False), ("verify-names = false", False), ("verify-names = true", True)])
+def test_names_are_verified_where_the_file_says_so(content: str, verifies: bool) -> None:
+    assert parse_policy(f"default = 'deny'\n{content}".encode()).verifies == verifies
+
+
 @pytest.mark.parametrize(("content", "said"), [
     ("rules = [", "not TOML: "),
     ("rules = [1]", "line 1: rules is no list of texts"),
     ("rules = 'allow host'", "rules is no list of texts"),
-    ("rule = ['allow host']", "line 1: there is no key 'rule'; give default, use, rules, profile"),
+    ("rule = ['allow host']",
+     "line 1: there is no key 'rule'; give default, use, rules, verify-names, profile"),
     ("# rule\nuse = []\n  rule = []", "line 3: there is no key 'rule'"),
     ("use = []\n[profiles.a]\nrules = []", "line 2: there is no key 'profiles'"),
     ("[profile.a]\nx = 1\n[profile.b]\nx = 1", "[profile.a] there is no key 'x'; give rules"),
@@ -56,6 +63,9 @@ def test_default(content: str, allows_rest: bool) -> None:
     ("default = 'reject'", "default = 'reject': give \"allow\" or \"deny\""),
     ("default = true", 'give "allow" or "deny"'),
     ("default = ['deny']", 'give "allow" or "deny"'),
+    ("verify-names = 'yes'\nrules = ['deny host']", "line 1: verify-names = 'yes': give true or false"),
+    ("verify-names = 1\nrules = ['deny host']", "line 1: verify-names = 1: give true or false"),
+    ("rules = ['deny host']\n[profile.a]\nverify-names = true", "line 3: [profile.a] there is no key"),
     ("rules = [\n'allow host',\n'permit dns']", "line 3: 'permit dns' begins with neither allow nor deny"),
     ('rules = [\n"allow"\n]', "line 2: '' names no destination"),
     ('rules = [\n"allow 192.0.2.5/24"\n]', "line 2: 192.0.2.5/24 has bits"),

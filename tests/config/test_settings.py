@@ -142,6 +142,7 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("deny", "private", {"denied": (parse_egress_rule("private", allows=False),)}),
     ("policy", "/etc/a.toml", {"policy_file": "/etc/a.toml"}),
     ("learn", "/etc/b.toml", {"learn_file": "/etc/b.toml"}),
+    ("verify-names", "", {"verify_names": True}),
     ("allow-from", "192.0.2.5", {"allow_from": ((A4.packed, 32),)}),
     ("allow-from", "2001:db8::/32", {"allow_from": ((IPv6Address("2001:db8::").packed, 32),)}),
 ]
@@ -155,11 +156,14 @@ def test_every_available_option_has_a_use_here() -> None:
 
 @pytest.mark.parametrize(("name", "value", "fields"), USES)
 def test_option_sets_its_fields_and_no_others(name: str, value: str, fields: dict[str, Any]) -> None:
-    # The two --no-copy options need --config-net beside them.
+    # The two --no-copy options need --config-net beside them, --verify-names rules.
     context = ["--config-net"] if name.startswith("no-copy") else []
+    context += ["--policy", "/etc/a.toml"] if name == "verify-names" else []
     option = next(option for option in OPTIONS if option.name == name)
     mode = option.modes[-1]
-    base: dict[str, Any] = {"config_net": bool(context)}
+    base: dict[str, Any] = {"config_net": "--config-net" in context}
+    if name == "verify-names":
+        base |= {"policy_file": "/etc/a.toml"}
     if mode == "pasta":
         base |= {"foreground": True, "banner": False, **DEFAULTS}
     long = [f"--{name}={value}"] if option.implied else [f"--{name}", value] if value else [f"--{name}"]
@@ -422,6 +426,20 @@ def test_learning_allows_all(other: str) -> None:
     with pytest.raises(ConfigError, match=r"'--learn' a\.toml allows all, to see which rules are"):
         built("--learn", "a.toml", other)
     assert built("--learn", "a.toml", "--dns-cache", "10").egress.needs_names
+
+
+def test_names_are_verified_where_there_are_rules() -> None:
+    with pytest.raises(ConfigError, match="'--verify-names' has nothing to do with --learn"):
+        built("--verify-names", "--learn", "a.toml")
+    with pytest.raises(ConfigError, match="'--verify-names' is about rules by name: add --allow or --policy"):
+        built("--verify-names")
+    assert built("--verify-names", "--allow", "a.example").egress.rules.verifies
+    assert not built("--allow", "a.example").egress.rules.verifies
+    # The file says it, or the option.
+    asked = built("--policy", "/etc/a.toml").egress
+    by_file = parse_policy(b"verify-names = true\nrules = ['allow a.example']")
+    assert replace(asked, from_file=by_file).rules.verifies
+    assert replace(asked, from_file=replace(by_file, verifies=False), verify_names=True).rules.verifies
 
 
 @pytest.mark.parametrize("option", [("--dns-refuse", "nxdomain"), ("--dns-cache", "10"),

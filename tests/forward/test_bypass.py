@@ -10,9 +10,10 @@ from passt.facts.contracts import FlowPolicy, InboundTarget, Target
 from passt.facts.egress import EgressRules
 from passt.facts.guest import GuestFamily, GuestNet
 from passt.facts.port_rule import PortRule
-from passt.forward.bypass import Bypass
+from passt.forward.bypass import NO_NAME, Bypass
 from passt.forward.egress import Egress, Ingress
 from passt.forward.learning import Learning
+from passt.forward.openings import Openings
 from passt.forward.pins import Pins
 from passt.forward.policy import Policy
 from passt.light.values import replace
@@ -217,6 +218,24 @@ def test_what_a_name_opens_is_asked_for_each_time() -> None:
         target = made.outbound_bypass(IPPROTO_TCP, RULE, loopback, 50000, loopback, 8001)
         assert target is not None
         assert target.lasting == lasts
+
+
+def test_what_a_name_alone_opens_does_not_bypass_the_link_unread() -> None:
+    loopback = packed("127.0.0.1")
+    for texts, reaches in ((("www.example",), False), (("www.example", "host"), True)):
+        rules = tuple(parse_egress_rule(text, allows=True) for text in texts)
+        egress = Egress(EgressRules(rules, False, verifies=True),
+                        pins=Pins(lambda: 0.0, [("www.example", loopback)]))
+        egress.pin(0, loopback, 60)
+        policy = Policy(NET, egress=egress, openings=Openings(egress))
+        made = Bypass(policy, policy.observed)
+        target = made.outbound_bypass(IPPROTO_TCP, RULE, loopback, 50000, loopback, 8001)
+        assert (target is not None) == reaches
+        found = made.explain_outbound_bypass(IPPROTO_TCP, RULE, loopback, 50000, loopback, 8001)
+        assert (found.target is not None) == reaches
+        if not reaches:
+            assert egress.last is not None
+            assert found.why == egress.last.why == NO_NAME
 
 
 def test_clients_on_loopback_may_have_to_be_allowed() -> None:

@@ -84,6 +84,15 @@ def test_new_rules_hold_for_new_flows_and_the_data_plane_asks_again() -> None:
                           "1 rule of egress in use now, all else is allowed"]
 
 
+@pytest.mark.parametrize("option", [True, False])
+def test_option_to_verify_names_holds_for_all_rules_that_come(option: bool) -> None:
+    bench = Bench("allow 192.0.2.1")
+    live = LiveEgress(bench.egress, bench.source, set_names=None, doors=lambda: [DOOR], renew=bench.renew,
+                      tell=bench.told.append, verifies=option)
+    live.replace(rules_of("allow www.example"))
+    assert bench.egress.rules.verifies == option
+
+
 @pytest.mark.parametrize("takes", [True, False])
 def test_change_that_cannot_be_made_changes_nothing(takes: bool) -> None:
     bench = Bench("allow 192.0.2.1", doors=() if takes else (DOOR,))

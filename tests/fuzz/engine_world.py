@@ -89,8 +89,14 @@ class Whims:
             Target(destination, destination_port, 7, same),
             Target(destination, destination_port, 0, None, b"eth0"),
             Target(REMOTES[4 if len(destination) == 4 else 6][1], 80),
-            Target(destination, 80),
+            Target(destination, 80, held=True),
         )[self.mood & 7]
+
+    def judge_opening(self, _source: bytes, _source_port: int, _destination: bytes, _destination_port: int,
+                      data: bytes, end: str) -> bool | None:
+        """Let pass, refuse or want more, by how many bytes there are."""
+        self.check()
+        return False if end else (None, True, False)[len(data) % 3]
 
     def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,  # noqa: ARG002
                 local: bytes, local_port: int) -> InboundTarget | Target | None:

@@ -16,6 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
+from passt.config.egress_grammar import parse_egress_rule
 from passt.config.getopt import scan
 from passt.config.settings import build_settings
 from passt.control.explain import Explainer
@@ -52,6 +53,7 @@ from passt.wire.dhcpv6_options import OPTIONS, build_options, parse_options
 from passt.wire.dns import message as dns
 from passt.wire.dns.message import DnsView
 from passt.wire.ethernet import MIN_FRAME_LEN, EthernetFrame
+from passt.wire.first_bytes.said_name import parse_said_name
 from passt.wire.icmp6 import Icmp6Message
 from passt.wire.ip4 import Ip4Packet
 from passt.wire.ip6 import Ip6Packet
@@ -190,6 +192,15 @@ def fuzz_dns_names(data: bytes) -> None:
     names = accepted(dns_name.parse_compressed, data)
     if names is not None:
         assert lower(dns_name.parse_compressed(dns_name.build_compressed(names))) == lower(names)
+
+
+def fuzz_said_name(data: bytes) -> None:
+    """Read *data* as first bytes: a name is one that a rule can have, and stays so whatever follows."""
+    name = accepted(parse_said_name, data)
+    if name:
+        assert parse_said_name(data + data) == name
+        assert parse_egress_rule(name if "." in name else f"{name}.", allows=True).name == name
+        assert accepted(parse_said_name, data[: len(data) // 2]) in {None, name}
 
 
 def lower(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ class Nobody:
     def outbound(self, *_: object) -> None:
         """Refuse."""
 
-    inbound = outbound_bypass = guest_visible_source = outbound
+    judge_opening = inbound = outbound_bypass = guest_visible_source = outbound
     on_guest_address = on_guest_mac = on_guest_silent = on_ping_forbidden = outbound
 
     def leads_to(self, *_: object) -> bool:

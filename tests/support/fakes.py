@@ -21,6 +21,8 @@ class Policy:
         self.asked_leads: list[tuple[int, object, bytes, int]] = []
         self.asked_namespace: list[tuple[int, object, bytes, int, bytes, int]] = []
         self.error: Exception | None = None
+        self.judge: Callable[[bytes, str], bool | None] = lambda _data, end: not end
+        self.openings: list[tuple[bytes, str]] = []
         self.sources: dict[bytes, bytes | None] = {}
         self.asked_source: list[bytes] = []
 
@@ -33,6 +35,13 @@ class Policy:
         if self.refuses:
             return None
         return self.target or Target(destination, destination_port)
+
+    def judge_opening(self, _source: bytes, _source_port: int, _destination: bytes, _destination_port: int,
+                      data: bytes, end: str) -> bool | None:
+        self.openings.append((data, end))
+        if self.error:
+            raise self.error
+        return self.judge(data, end)
 
     def inbound(
         self, proto: int, rule: object, peer: bytes, peer_port: int, local: bytes, local_port: int

@@ -492,7 +492,7 @@ def write_private_files(directory: Path) -> None:
         encoding="ascii",
     )
     for name in ("client.py", "tcp_client.py", "relay.py", "servers.py", "dhcp_hook.sh", "transfer.py",
-                 "load.py", "counting.py", "emulator.py", "escapes.py"):
+                 "load.py", "counting.py", "emulator.py", "escapes.py", "first_bytes.py"):
         shutil.copy(PROGRAMS / name, directory)
     (directory / "dhcp_hook.sh").chmod(0o755)
     make_readable([etc])

@@ -244,7 +244,8 @@ def test_program_runs_again_with_what_was_learned(lab: Lab, tmp_path: Path, site
         make_archive(site.with_suffix(""), tmp_path)
     command, made = PROGRAMS_TRIED[program]
     learned = tmp_path / "learned.toml"
-    for name, options in (("first", ("--learn", str(learned))), ("second", ("--policy", str(learned)))):
+    for name, options in (("first", ("--learn", str(learned))), ("second", ("--policy", str(learned))),
+                          ("third", ("--policy", str(learned), "--verify-names"))):
         directory = tmp_path / name
         directory.mkdir()
         run(lab, options, command(directory, site), user=False)

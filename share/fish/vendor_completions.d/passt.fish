@@ -60,6 +60,7 @@ complete -c passt -l allow -x -a 'host private link-local metadata multicast dns
 complete -c passt -l deny -x -a 'host private link-local metadata multicast dns' -d 'Deny flows to what RULE names, whatever --allow says'
 complete -c passt -l policy -r -F -d 'Read rules from FILE, in TOML, and try them after those of --deny'
 complete -c passt -l nat64-prefix -x -d 'Deny what this network\'s NAT64, at PREFIX of length 32, 40, 48, 56'
+complete -c passt -l verify-names -d 'Let a connection to an address that a rule opens by name alone say a'
 complete -c passt -l dns-refuse -x -a 'refused nxdomain' -d 'What is answered to a query for a name that no rule allows'
 complete -c passt -l learn -r -F -d 'Allow all, and write to FILE, when the run ends, the rules that it'
 complete -c passt -l allow-from -x -d 'Only clients with these addresses may use forwarded ports of the'

@@ -66,6 +66,7 @@ complete -c pasta -l allow -x -a 'host private link-local metadata multicast dns
 complete -c pasta -l deny -x -a 'host private link-local metadata multicast dns' -d 'Deny flows to what RULE names, whatever --allow says'
 complete -c pasta -l policy -r -F -d 'Read rules from FILE, in TOML, and try them after those of --deny'
 complete -c pasta -l nat64-prefix -x -d 'Deny what this network\'s NAT64, at PREFIX of length 32, 40, 48, 56'
+complete -c pasta -l verify-names -d 'Let a connection to an address that a rule opens by name alone say a'
 complete -c pasta -l dns-refuse -x -a 'refused nxdomain' -d 'What is answered to a query for a name that no rule allows'
 complete -c pasta -l learn -r -F -d 'Allow all, and write to FILE, when the run ends, the rules that it'
 complete -c pasta -l allow-from -x -d 'Only clients with these addresses may use forwarded ports of the'

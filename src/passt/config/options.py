@@ -270,6 +270,10 @@ OPTIONS: tuple[Option, ...] = (
            "Deny what this network's NAT64, at PREFIX of length 32, 40, 48, 56, 64 or 96, takes to an IPv4"
            " address that a rule denies. The well-known prefixes, 6to4, Teredo and ISATAP need no option.",
            repeat=ACCUMULATES, available=True),
+    Option(EGRESS, "", "verify-names", "",
+           "Let a connection to an address that a rule opens by name alone say a name that is allowed there,"
+           " in TLS or HTTP, before the other end gets a byte; else reset it. Opens such addresses to TCP and"
+           " ping only.", available=True),
     Option(EGRESS, "", "dns-refuse", "CODE",
            "What is answered to a query for a name that no rule allows: refused, or nxdomain, as if there"
            " were no such name. Default: refused.", available=True),

@@ -4,6 +4,7 @@
 
     default = "deny"                  # or "allow"; without it "deny" if a rule allows, else "allow"
     use = ["base"]                    # profiles whose rules come first, in this order
+    verify-names = true               # as --verify-names; without it false
     rules = ["allow 192.0.2.0/24:22,80", "deny private"]
 
     [profile.base]
@@ -48,7 +49,7 @@ def parse_policy(content: bytes) -> EgressRules:
     except (ValueError, RecursionError) as error:
         # TOMLDecodeError, and what the parser does not catch itself, as a number of too many digits.
         raise ConfigError(f"not TOML: {error}") from None
-    _check_keys(text, found, ("default", "use", "rules", "profile"), "")
+    _check_keys(text, found, ("default", "use", "rules", "verify-names", "profile"), "")
     profiles = found.get("profile", {})
     if not isinstance(profiles, dict):
         raise ConfigError("'profile' is no table; write [profile.NAME] and rules below")
@@ -63,7 +64,7 @@ def parse_policy(content: bytes) -> EgressRules:
         raise ConfigError('neither a rule nor a default; to allow all write default = "allow"')
     if len(rules) > MAX_EGRESS_RULES:
         raise ConfigError(f"{len(rules)} rules; {MAX_EGRESS_RULES} are the limit")
-    return EgressRules(tuple(rules), _default_of(text, found, rules))
+    return EgressRules(tuple(rules), _default_of(text, found, rules), verifies=_verifies(text, found))
 
 
 def _check_structure(text: str) -> None:
@@ -93,6 +94,14 @@ def _default_of(text: str, found: dict[str, Any], rules: list[EgressRule]) -> bo
     if not isinstance(default, str) or default not in VERBS:
         raise ConfigError(f'{_find_key(text, "default")}default = {default!r}: give "allow" or "deny"')
     return VERBS[default]
+
+
+def _verifies(text: str, found: dict[str, Any]) -> bool:
+    """Tell whether connections have to say the names by which they pass."""
+    verifies = found.get("verify-names", False)
+    if not isinstance(verifies, bool):
+        raise ConfigError(f"{_find_key(text, 'verify-names')}verify-names = {verifies!r}: give true or false")
+    return verifies
 
 
 def _rules_of(text: str, table: object, where: str) -> list[EgressRule]:

@@ -33,6 +33,7 @@ FLAGS: dict[str, Changes] = {
     "ipv6-only": {"ip4": False, "ip6": True},
     "no-map-gw": {"map_gw": False},
     "no-tcp": {"tcp": False},
+    "verify-names": {"verify_names": True},
     "no-udp": {"udp": False},
     "no-icmp": {"icmp": False},
     "no-dhcp": {"dhcp": False},
@@ -367,6 +368,12 @@ def _check_egress(egress: EgressSettings) -> None:
     if egress.nat64_prefixes and not egress.has_rules and egress.learn_file is None:
         raise ConfigError("option '--nat64-prefix' is about what rules deny: add --deny, --allow or --policy,"
                           " or leave it out")
+    if egress.verify_names and egress.learn_file is not None:
+        raise ConfigError("option '--verify-names' has nothing to do with --learn, which allows all: leave"
+                          " one of them out")
+    if egress.verify_names and not egress.has_rules:
+        raise ConfigError("option '--verify-names' is about rules by name: add --allow or --policy, or leave"
+                          " it out")
     if egress.learn_file is not None and egress.has_rules:
         raise ConfigError(f"option '--learn' {egress.learn_file} allows all, to see which rules are"
                           " needed; leave out --allow, --deny and --policy")

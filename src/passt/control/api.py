@@ -225,7 +225,7 @@ class Api:
         live = self.live_egress
         if live is None:
             return answer({"rules": [], "default": "allow", "refused_by_default": 0,
-                           "names_refused_by_default": 0, "file": None})
+                           "names_refused_by_default": 0, "file": None, "verify_names": False})
         rules, flows, names = live.egress.rules, live.egress.refused, live.egress.names_refused
         return answer({
             "rules": [{"rule": rule.text, "refused": flows[place], "names_refused": names[place]}
@@ -234,6 +234,7 @@ class Api:
             "refused_by_default": flows[-1],
             "names_refused_by_default": names[-1],
             "file": live.path,
+            "verify_names": rules.verifies,
         })
 
     def replace_policy(self, request: Request, client: Client) -> Response:

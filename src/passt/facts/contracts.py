@@ -28,7 +28,8 @@ class Target(NamedTuple):
     """What our socket connects to: of an outbound flow the remote, of a bypassed flow the service.
 
     *lasting* says that the answer holds for all connections between the same addresses at the same listener,
-    until one of the guest's addresses changes: the data plane need not ask again.
+    until one of the guest's addresses changes: the data plane need not ask again. *held*, of a connection
+    that the guest opens: the remote gets nothing before `FlowPolicy.judge_opening` lets the first bytes pass.
     """
 
     address: bytes
@@ -37,6 +38,7 @@ class Target(NamedTuple):
     source: bytes | None = None
     ifname: bytes | None = None
     lasting: bool = False
+    held: bool = False
 
 
 PROHIBITED = Target(b"", 0)
@@ -164,6 +166,14 @@ class FlowPolicy(Protocol):
 
         `None` refuses it: a connection is reset, and there is no answer to others. `PROHIBITED` refuses it by
         a rule: others are answered by an ICMP error.
+        """
+
+    def judge_opening(self, source: bytes, source_port: int, destination: bytes, destination_port: int,
+                      data: bytes, end: str) -> bool | None:
+        """Tell whether a connection that is held may go on, of which the guest's first bytes are *data*.
+
+        `None`: more of them have to come; asked again whenever there are more. *end*, if not empty, says why
+        none will be waited for: it is refused.
         """
 
     def inbound(self, proto: int, rule: object, peer: bytes, peer_port: int,

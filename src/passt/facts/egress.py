@@ -55,12 +55,14 @@ class EgressRule(Value):
 class EgressRules(Value):
     """All rules in the order in which they are tried; the first one that fits decides, else *allows_rest*.
 
-    *learns*: there are none, and what would be needed is noted (--learn).
+    *learns*: there are none, and what would be needed is noted (--learn). *verifies*: a connection that
+    passes by a name alone has to say one that is allowed (--verify-names).
     """
 
     rules: tuple[EgressRule, ...] = ()
     allows_rest: bool = True
     learns: bool = False
+    verifies: bool = False
 
     @property
     def has_names(self) -> bool:

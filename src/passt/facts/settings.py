@@ -149,6 +149,7 @@ class EgressSettings(Value):
     from_file: EgressRules | None = None         # what it says, once it is read
     nat64_prefixes: tuple[tuple[bytes, int], ...] = ()         # packed, and their length in bits
     learn_file: str | None = None                # path of a file for rules that would have been needed
+    verify_names: bool = False                   # connections to addresses of names have to say the name
 
     @property
     def is_asked(self) -> bool:
@@ -176,8 +177,8 @@ class EgressSettings(Value):
         from passt.facts.egress import EgressRules  # few starts have rules
 
         more = self.from_file or EgressRules()
-        return EgressRules((*self.denied, *self.allowed, *more.rules),
-                           not self.allowed and more.allows_rest)
+        return EgressRules((*self.denied, *self.allowed, *more.rules), not self.allowed and more.allows_rest,
+                           verifies=self.verify_names or more.verifies)
 
 
 class NamespaceSettings(Value):

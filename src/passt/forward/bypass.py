@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 # The source that the kernel chooses for any loopback destination.
 _USUAL_SOURCES = frozenset((IP4_LOOPBACK, IP6_LOOPBACK))
 NO_LINK = "there is no link (--splice-only)"
+NO_NAME = "--verify-names reads nothing of what bypasses the link: allow the address itself"
 _NOT_LOOPBACK = "not from loopback to loopback"
 
 
@@ -60,6 +61,7 @@ class Bypass:
         self._lasting = explain is None  # else the policy is asked for each flow, to explain it
         self.scope_id = 0
         self.outbound = policy.outbound  # the same for both
+        self.judge_opening = policy.judge_opening
         self.explain_outbound = policy.explain_outbound
         self.guest_visible_source = policy.guest_visible_source
         self.leads_to = policy.leads_to
@@ -100,6 +102,9 @@ class Bypass:
             if not is_allowed:
                 egress.refuse(proto, local_port, local, place)
                 target, why = None, egress.describe(place)
+            elif self._must_say_name(proto, target):
+                egress.refuse(proto, target.port, target.address, place, NO_NAME)
+                target, why = None, NO_NAME
             elif egress.has_names:
                 target = target._replace(lasting=False)    # what a name has is over some time
         elif target is not None and self._policy.learning is not None:
@@ -121,7 +126,14 @@ class Bypass:
             steps.append(f"{egress.describe(place)}: it is {'allowed' if is_allowed else 'denied'}")
             if not is_allowed:
                 return Explained(None, egress.describe(place), tuple(steps))
+            if self._must_say_name(proto, target):
+                return Explained(None, NO_NAME, tuple(steps))
         return Explained(target, "bypass", tuple(steps))
+
+    def _must_say_name(self, proto: int, target: Target) -> bool:
+        openings = self._policy.openings
+        return (proto == IPPROTO_TCP and openings is not None
+                and openings.is_wanted(target.port, target.address, target.address))
 
     def _find_bar(self, rule: object, peer: bytes) -> str:
         """Say why a flow of the host does not bypass the link; empty if it does."""

@@ -252,13 +252,15 @@ class Egress:
             [*map(dict(zip(before, counts, strict=False)).get, rules.rules, repeat(0)), counts[-1]]
             for counts in (refused, names_refused))
 
-    def decide(self, proto: int, port: int, address: bytes, asked: bytes, *, lapsed: bool = False
-               ) -> tuple[bool, int]:
+    def decide(self, proto: int, port: int, address: bytes, asked: bytes, *, lapsed: bool = False,
+               by_address: bool = False) -> tuple[bool, int]:
         """Decide on a flow to *port* of *address*, `FORWARDER` if that is ours; the guest says *asked*.
 
         Returns whether it is allowed, and the place of the rule that says so, that behind the last if none
         does. Echo requests have any port. With *lapsed* names have the addresses of before, too, as for a
-        flow that is there already.
+        flow that is there already; *by_address*: they have none.
+
+        A datagram says no name that could be verified, so names open nothing for it where that is asked for.
         """
         exact = self._exact if self._exact is not None and self._is_doh(proto, port, address) else None
         allowed = (exact or self._allowing).find(proto, port, address)
@@ -269,7 +271,8 @@ class Egress:
                 denied = min(denied, denying.find(proto, port, asked))
             for inner in embedded_ip4(address, self._nat64):
                 denied = min(denied, denying.find(_translated(proto), port, inner))
-        if self._pins is not None and address:
+        if (self._pins is not None and address and not by_address
+                and not (self.rules.verifies and proto == IPPROTO_UDP)):
             for place in self._pins.find(address, lapsed=lapsed):
                 rule = self.rules.rules[place]
                 if (place < min(allowed, denied) and fits(rule, proto, port)
@@ -322,10 +325,19 @@ class Egress:
         """Tell whether *address* is of a network to which no name of somebody else may lead."""
         return self._inner is not None and self._is_in(self._inner, address)
 
-    def refuse(self, proto: int, port: int, asked: bytes, place: int) -> None:
-        """Count and tell that a flow to what the guest calls *asked* was refused by the rule at *place*."""
+    def pinned(self, address: bytes) -> Collection[int]:
+        """Return the places of the rules of which a name has *address*."""
+        return frozenset(self._pins.find(address)) if self._pins is not None else ()
+
+    def refuse(self, proto: int, port: int, asked: bytes, place: int, why: str = "") -> None:
+        """Count and tell that a flow to what the guest calls *asked* was refused by the rule at *place*.
+
+        *why*, if it is not that rule alone.
+        """
         self.refused[place] += 1
-        self.last = Refused(proto, asked, port, self.describe(place), self.text_of(place))
+        if not why and self.rules.verifies and proto == IPPROTO_UDP and self.pinned(asked):
+            why = f"{self.describe(place)}; UDP says no name that --verify-names could read"
+        self.last = Refused(proto, asked, port, why or self.describe(place), self.text_of(place))
         if self._tell is not None:
             self._tell(self.last)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from passt.errors import ConfigError
 from passt.facts.contracts import FORWARDER
+from passt.light.values import replace
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -42,16 +43,18 @@ class LiveEgress:
 
     *doors* tells where the forwarder listens, *renew* has the data plane forget what it was told, *path* is
     the absolute path of the file of --policy, *compose* puts its rules behind those of the command line.
-    *tell* gets a line for people.
+    *tell* gets a line for people. With *verifies* all rules that come have names verified.
     """
 
     def __init__(self, egress: Egress, flows: Flows, *, set_names: Callable[[EgressRules], bool] | None,
                  doors: Callable[[], Collection[tuple[bytes, int]]], renew: Callable[[], None],
                  tell: Callable[[str], None], path: str | None = None,
-                 compose: Callable[[EgressRules], EgressRules] = lambda rules: rules) -> None:
+                 compose: Callable[[EgressRules], EgressRules] = lambda rules: rules,
+                 verifies: bool = False) -> None:
         self.egress = egress
         self.path = path
         self.compose = compose
+        self._verifies = verifies
         self._flows = flows
         self._set_names = set_names
         self._doors = doors
@@ -64,6 +67,8 @@ class LiveEgress:
 
         Raises ConfigError; all is as before then.
         """
+        if self._verifies:
+            rules = replace(rules, verifies=True)
         if rules.has_names and not self._doors():
             raise ConfigError("rules by name need a forwarder of names, which this run does not have: start"
                               " it with --dns-forward or a rule by name")

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from passt.facts.port_rule import PortRule
     from passt.forward.egress import Egress, Ingress
     from passt.forward.learning import Learning
+    from passt.forward.openings import Openings
 
     Note = Callable[[str], None]  # takes one step of a decision
 
@@ -143,7 +144,8 @@ class Policy:
     line for each decision, if given; *warn* gets one when clients on the host's loopback are refused for the
     first time, as there is no address to show to the guest; *on_ping_forbidden* is called once, when the host
     refuses ping sockets. `observed` is the `contracts.GuestEvents` for the data plane. *egress* judges where
-    flows of the guest go, *ingress* whose come; None: all may. *learning* is told where they go.
+    flows of the guest go, *ingress* whose come; None: all may. *openings* judges what they say first.
+    *learning* is told where they go.
     """
 
     def __init__(self, net: GuestNet, *, tcp: bool = True, udp: bool = True, icmp: bool = True,
@@ -151,8 +153,9 @@ class Policy:
                  warn: Callable[[str], None] | None = None,
                  on_ping_forbidden: Callable[[], None] | None = None,
                  egress: Egress | None = None, ingress: Ingress | None = None,
-                 learning: Learning | None = None) -> None:
+                 learning: Learning | None = None, openings: Openings | None = None) -> None:
         self.egress = egress
+        self.openings = openings
         self.learning = learning
         self.ingress = ingress
         self.observed = Observed(net, explain=explain, on_ping_forbidden=on_ping_forbidden)
@@ -198,6 +201,8 @@ class Policy:
             if place is not None:
                 self.egress.refuse(proto, destination_port, destination, place)
                 target, why = PROHIBITED, self.egress.describe(place)
+            elif self._must_say_name(proto, target, why, destination, destination_port):
+                target = target._replace(held=True)
         elif target is not None and self.learning is not None:
             address = FORWARDER if why == _FORWARDER else target.address
             self.learning.note(proto, destination_port, address, destination)
@@ -206,6 +211,19 @@ class Policy:
             self._explain_flow("outbound", proto, (source, source_port, destination, destination_port),
                                "" if is_refused else _describe_target(target), why, is_refused=is_refused)
         return target
+
+    def _must_say_name(self, proto: int, target: Target, row: str, asked: bytes, port: int) -> bool:
+        """Tell whether a flow that may go to *target* has to say a name first."""
+        return (self.openings is not None and proto == IPPROTO_TCP and row != _FORWARDER
+                and self.openings.is_wanted(port, target.address, asked))
+
+    def judge_opening(self, source: bytes, source_port: int, destination: bytes, destination_port: int,
+                      data: bytes, end: str) -> bool | None:
+        """Tell whether a connection that is held may go on; None: more has to come."""
+        target, _ = self._decide_outbound(IPPROTO_TCP, source, source_port, destination, destination_port)
+        if target is None or self.openings is None:
+            return False           # it has no way any more, as the host's network has changed
+        return self.openings.judge(destination_port, target.address, destination, data, end)
 
     def explain_outbound(self, proto: int, source: bytes, source_port: int,
                          destination: bytes, destination_port: int) -> Explained:
@@ -217,6 +235,8 @@ class Policy:
             place = self._find_bar(proto, target, why, destination, destination_port, steps.append)
             if place is not None:
                 target, why = None, self.egress.describe(place)
+            elif self._must_say_name(proto, target, why, destination, destination_port):
+                steps.append("its first bytes have to say a name that a rule allows there (--verify-names)")
         return Explained(target, why, tuple(steps))
 
     def _find_bar(self, proto: int, target: Target, row: str, asked: bytes, port: int,

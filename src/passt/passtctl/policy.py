@@ -72,4 +72,7 @@ def policy_lines(found: dict[str, Any]) -> list[str]:
             for rule in found["rules"]]
     rows.append((f"{found['default']} all else", str(found["refused_by_default"]),
                  str(found.get("names_refused_by_default", "-"))))
-    return layout(("RULE", "FLOWS REFUSED", "NAMES REFUSED"), rows, frozenset((1, 2)))
+    lines = layout(("RULE", "FLOWS REFUSED", "NAMES REFUSED"), rows, frozenset((1, 2)))
+    if found.get("verify_names"):
+        lines.append("Connections that rules allow by name have to say it (--verify-names).")
+    return lines

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestNet
     from passt.facts.settings import EgressSettings, Settings
     from passt.forward.learning import Learning
+    from passt.forward.openings import Openings
     from passt.names.process import NameForwarder
     from passt.process.background import Background
 
@@ -76,6 +77,15 @@ def build_egress(asked: EgressSettings, guest: GuestNet, own_names: Iterable[tup
                   teller.note_answer, teller.note_name, asked.nat64_prefixes)
 
 
+def build_openings(egress: Egress | None) -> Openings | None:
+    """Build what judges first bytes of connections by *egress*, which may be wanted later."""
+    if egress is None:
+        return None
+    from passt.forward.openings import Openings
+
+    return Openings(egress)
+
+
 def open_learned(asked: EgressSettings, background: Background) -> LearnedFile | None:
     """Open the file of --learn, if it is asked for. Call with the caller's rights. Raises ConfigError."""
     if asked.learn_file is None:
@@ -116,7 +126,7 @@ def build_live_egress(asked: EgressSettings, egress: Egress, engine: Engine, nam
         egress, engine, set_names=names.set_rules if names is not None else None,
         doors=lambda: [(door.address, door.port) for door in names.doors.values()] if names else [],
         renew=renew, tell=log.info, path=os.path.abspath(path) if path is not None else None,
-        compose=lambda rules: replace(asked, from_file=rules).rules)
+        compose=lambda rules: replace(asked, from_file=rules).rules, verifies=asked.verify_names)
 
 
 def resolvers_of(guest: GuestNet) -> set[bytes]:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from passt.forward.egress import Egress, Ingress
     from passt.forward.learning import Learning
     from passt.forward.live_egress import LiveEgress
+    from passt.forward.openings import Openings
     from passt.host.listeners import HostPorts
     from passt.names.process import NameForwarder
     from passt.namespace.configurer import Configurer
@@ -260,18 +261,21 @@ def follows_ports(settings: Settings) -> bool:
 
 
 def _build_judges(settings: Settings, guest: GuestNet
-                  ) -> tuple[Egress | None, Ingress | None, Learning | None]:
+                  ) -> tuple[Egress | None, Ingress | None, Learning | None, Openings | None]:
     """Build what judges flows of the guest, what those from outside, and what notes the former, as asked for.
+
+    The last one judges what flows of the guest say first.
 
     Raises HostError.
     """
     asked, own_names = settings.egress, settings.names.dns_hosts
     if not asked.is_asked:
-        return None, None, None
+        return None, None, None, None
     from passt.run import egress
 
-    return (egress.build_egress(asked, guest, own_names), egress.build_ingress(asked),
-            egress.build_learning(asked, guest, own_names))
+    judge = egress.build_egress(asked, guest, own_names)
+    return (judge, egress.build_ingress(asked), egress.build_learning(asked, guest, own_names),
+            egress.build_openings(judge))
 
 
 def _open_reconfiguration() -> Reconfiguration:
@@ -302,10 +306,10 @@ class Network:
         self._protocols = settings.protocols
         self._loopback_to_loopback = settings.forwarding.host_lo_to_ns_lo
         asked, protocols = settings.services, settings.protocols
-        egress, ingress, learning = _build_judges(settings, guest)
+        egress, ingress, learning, openings = _build_judges(settings, guest)
         policy = Policy(guest, tcp=protocols.tcp, udp=protocols.udp, icmp=protocols.icmp, explain=explain,
                         warn=log.warning, on_ping_forbidden=self._ping_refusal.warn,
-                        egress=egress, ingress=ingress, learning=learning)
+                        egress=egress, ingress=ingress, learning=learning, openings=openings)
         self._policy = policy
         self._learned = learned
         self._names = names

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from passt.dataplane.tcp.states import transitions
+from passt.facts.contracts import Target
 from tests.dataplane.tcp.script import Script
 from tools import gen_tcp_states as tool
 
@@ -22,6 +23,8 @@ WAYS: dict[str, tuple[str, list[str]]] = {
     "CONNECTING": ("CLOSED", ["guest S seq=0 win=65535 mss=1460"]),
     "SYN_SENT": ("CLOSED", ["client"]),
     "SYN_RECEIVED": ("CONNECTING", ["connected"]),
+    "HELD": ("SYN_RECEIVED", ["guest A seq=1 ack=1"]),
+    "ESTABLISHED by what was held": ("HELD", ["guest PA seq=1 ack=1 len=10"]),
     "ESTABLISHED": ("SYN_RECEIVED", ["guest A seq=1 ack=1"]),
     "ESTABLISHED by a client": ("SYN_SENT", ["guest SA seq=0 ack=1 mss=1460"]),
     "FIN_WAIT_1": ("ESTABLISHED", ["end"]),
@@ -57,6 +60,8 @@ def go(script: Script, state: str) -> None:
     if state == "CLOSED":
         return
     before, events = WAYS[state]
+    if state == "HELD":
+        script.policy.target = Target(b"", 0, held=True)
     go(script, before)
     for event in events:
         verb, _, segment = event.partition(" ")
@@ -95,7 +100,7 @@ def test_each_step_of_the_table_can_happen() -> None:
 
 
 def test_each_step_is_in_the_table_once_with_its_section_and_event() -> None:
-    assert len(transitions()) == len(TABLE) == 23
+    assert len(transitions()) == len(TABLE) == 26
     for _, _, sections, event in transitions():
         assert re.fullmatch(r"3\.\d+(\.\d+)*(, 3\.\d+(\.\d+)*)*", sections)
         assert event
@@ -103,7 +108,7 @@ def test_each_step_is_in_the_table_once_with_its_section_and_event() -> None:
 
 
 def test_each_state_is_reached_and_left() -> None:
-    assert len(STATES) == 11
+    assert len(STATES) == 12
     assert {source for source, _ in TABLE} == {target for _, target in TABLE} == STATES
     # A connection can be cut short in every state.
     assert {source for source, target in TABLE if target == "CLOSED"} == STATES - {"CLOSED"}

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from passt.dataplane.base.externs cimport sockaddr_storage
+from passt.dataplane.base.externs cimport iovec, sockaddr_storage
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.core.guest cimport ControlKind
 from passt.dataplane.core.listeners cimport SharedListener
@@ -18,7 +18,16 @@ cdef enum Ruling:
     ROUTED
 
 
+cdef enum Opening:
+    # What the policy says of a connection's first bytes.
+    OPENING_REFUSED = 0
+    OPENING_OPEN                  # more has to come
+    OPENING_PASSED
+
+
 cdef Ruling ask_outbound(Core core, Flow *flow, HostRoute *route) noexcept with gil
+cdef Opening ask_opening(Core core, const Flow *flow, const iovec *pieces, size_t n,
+                         const char *end) noexcept with gil
 cdef bint ask_inbound(Core core, uint32_t listener, uint8_t proto, const sockaddr_storage *peer,
                       const sockaddr_storage *local, InboundView *view) noexcept with gil
 cdef bint ask_source(Core core, const uint8_t *address, size_t n, uint8_t *seen) noexcept with gil

@@ -13,7 +13,7 @@ from passt.facts.contracts import PROHIBITED, Target
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from passt.dataplane.base.externs cimport IPPROTO_UDP, memcpy, memset, sockaddr_storage
+from passt.dataplane.base.externs cimport IPPROTO_UDP, iovec, memcpy, memset, sockaddr_storage
 from passt.dataplane.base.stats cimport DROP_CONTROL_RATE, count
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.core.detail cimport describe
@@ -58,6 +58,32 @@ cdef Ruling ask_outbound(Core core, Flow *flow, HostRoute *route) noexcept with 
     except BaseException as error:
         core.fail(error)
         return RULED_OUT
+
+
+cdef Opening ask_opening(Core core, const Flow *flow, const iovec *pieces, size_t n,
+                         const char *end) noexcept with gil:
+    """Have the policy judge a guest's first bytes, which lie in *n* pieces.
+
+    *end* says why no more of them will be waited for, NULL: they will.
+    """
+    cdef const FlowKey *key = &flow.keys[0]
+    cdef size_t addr_len = key.addr_len
+    cdef size_t i
+    cdef object passes, error
+    cdef list parts
+    try:
+        parts = []
+        for i in range(n):
+            parts.append((<const char *>pieces[i].iov_base)[:pieces[i].iov_len])
+        passes = core.policy.judge_opening(
+            (<const char *>key.guest)[:addr_len], key.guest_port, (<const char *>key.remote)[:addr_len],
+            key.remote_port, b"".join(parts), "" if end == NULL else end.decode())
+        if passes is None:
+            return OPENING_OPEN
+        return OPENING_PASSED if passes else OPENING_REFUSED
+    except BaseException as error:
+        core.fail(error)
+        return OPENING_REFUSED
 
 
 cdef bint ask_inbound(Core core, uint32_t listener, uint8_t proto, const sockaddr_storage *peer,
@@ -371,6 +397,7 @@ cdef void fill_route(HostRoute *route, object target) except *:
     """Take a `contracts.Target` apart."""
     cdef bytes text = target.address
     cdef const uint8_t *address = <const uint8_t *><const char *>text
+    route.held = target.held
     route.ifindex = target.scope_id
     route.peer_len = fill_sockaddr(&route.peer, address, len(text), target.port, target.scope_id)
     if target.source is not None:

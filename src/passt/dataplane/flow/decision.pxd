@@ -14,6 +14,7 @@ cdef struct HostRoute:
     socklen_t source_len          # 0: any source
     uint32_t ifindex              # by which multicasts and broadcasts leave, 0: as routed
     char ifname[16]
+    bint held                     # the guest's first bytes have to be judged
 
 
 cdef struct InboundView:

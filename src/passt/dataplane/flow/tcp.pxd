@@ -4,11 +4,13 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 cdef enum TcpState:
     # RFC 9293 3.3.2, as our end of the guest's connection sees them; CONNECTING is a SYN_RECEIVED
-    # that withholds its SYN-ACK until the host's socket is connected.
+    # that withholds its SYN-ACK until the host's socket is connected, HELD an ESTABLISHED in which nothing
+    # passes until the guest's first bytes are judged.
     TCP_CLOSED = 0
     TCP_CONNECTING
     TCP_SYN_SENT
     TCP_SYN_RECEIVED
+    TCP_HELD
     TCP_ESTABLISHED
     TCP_FIN_WAIT_1
     TCP_FIN_WAIT_2
@@ -38,6 +40,7 @@ cdef enum TcpFlag:
     CONN_TIMESTAMPS = 1 << 16     # each segment carries the timestamps option
     CONN_FOLLOW = 1 << 17         # the guest is acknowledged what the remote acknowledged (`tcp.remote_acks`)
     CONN_STAMPED = 1 << 18        # the socket's error queue may tell of acknowledgements
+    CONN_HELD = 1 << 19           # the remote gets nothing before the guest's first bytes are judged
 
 cdef enum:
     # Runs of bytes that one connection's store keeps apart, and that a guest may report to have.

@@ -1,29 +1,48 @@
-"""Data of the guest that the socket cannot have yet: short writes, payload and FINs out of order.
+"""Data of the guest that the socket cannot have yet: short writes, what is out of order, first bytes.
 
 Read `tcp.segments` and `unsent_store` first. The store keeps the bytes; this module decides which ones go in,
 when they come out, and which of them are reported to the guest.
+
+A connection that the policy wants to be *held* (CONN_HELD) has the remote get nothing until the policy has
+judged what the guest says first. What is judged are the bytes in order of the store, and these, not the
+frames that brought them, are what the remote gets: whatever a guest repeats with other bytes, sends in
+another order or changes in its memory meanwhile. The window ends MAX_HELD bytes on (`segments`), so the store
+has no more than that; it is taken from the part of the pool that early data may have. Whatever the remote
+says before its turn ends the connection: of the protocols that name a server none begins with it. Two places
+write to a socket, `flush_gather` and `drain_overflow`; both know of CONN_HELD.
 """
 
 from libc.stdint cimport uint8_t, uint32_t
 
 from passt.dataplane.core.core cimport Core
+from passt.dataplane.core.decisions cimport (
+    OPENING_OPEN, OPENING_PASSED, Opening, ask_opening, note_refused,
+)
 from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.flow.tcp cimport (
-    CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_WANT_OUT, CONN_WINDOW_STALE, CONN_WRITE_SHUT,
-    TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_TIME_WAIT, TcpConn,
+    CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_HELD, CONN_READABLE, CONN_WANT_OUT, CONN_WINDOW_STALE,
+    CONN_WRITE_SHUT, TCP_CLOSED, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2,
+    TCP_HELD, TCP_TIME_WAIT, TcpConn,
 )
 from passt.dataplane.packet.headers cimport TCP_FIN
 from passt.dataplane.packet.parse cimport TcpView
-from passt.dataplane.base.stats cimport DROP_TCP_FLAGS, DROP_TCP_MEMORY, DROP_TCP_SEQUENCE, count
+from passt.dataplane.base.stats cimport (
+    DROP_REFUSED, DROP_TCP_FLAGS, DROP_TCP_MEMORY, DROP_TCP_SEQUENCE, count,
+)
 from passt.dataplane.base.externs cimport EAGAIN, ENOBUFS, ENOMEM, EPOLLOUT, iovec
 from passt.dataplane.flow.batches cimport MAX_GATHER
 from passt.dataplane.loop.timers cimport ms
-from passt.dataplane.tcp.segments cimport WATCH_CHANGE, reset_both, send_ack, start_rtx, watch
+from passt.dataplane.tcp.segments cimport (
+    WATCH_CHANGE, payload_place, reset_both, send_ack, start_rtx, watch,
+)
 from passt.dataplane.tcp.sequence cimport overflow_len, seq_lt
-from passt.dataplane.tcp.states cimport set_state
+from passt.dataplane.tcp.states cimport note_used, set_state
 from passt.dataplane.tcp.unsent_store cimport (
     drop_front, store_end, store_gather, store_has, store_put, trim_store,
 )
+
+cdef enum:
+    MAX_PIECES = 256              # of what is judged; with more of them the rest is not waited for
 
 
 cdef uint32_t clip_at_fin(const TcpConn *conn, uint32_t seq, uint32_t n) noexcept nogil:
@@ -77,6 +96,7 @@ cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t
     cdef uint32_t seq = conn.rcv_nxt - <uint32_t>(total - sent)
     cdef uint32_t length, stored
     cdef size_t i
+    cdef bint held = (conn.flags & CONN_HELD) != 0
     if not overflow_len(flow):
         trim_store(core, conn, seq)
     for i in range(n):
@@ -84,7 +104,7 @@ cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t
             sent -= pieces[i].iov_len
             continue
         length = <uint32_t>(pieces[i].iov_len - sent)
-        stored = store_put(core, conn, seq, <uint8_t *>pieces[i].iov_base + sent, length, False)
+        stored = store_put(core, conn, seq, <uint8_t *>pieces[i].iov_base + sent, length, held)
         seq += stored
         sent = 0
         if stored < length:
@@ -95,7 +115,8 @@ cdef void keep_rest(Core core, Flow *flow, const iovec *pieces, size_t n, size_t
     conn.rcv_nxt = seq
     if conn.store != NULL and seq_lt(conn.store.ranges[0].start, seq):
         conn.store.in_order = True
-    watch_out(core, flow)
+    if not held:
+        watch_out(core, flow)
 
 
 cdef void close_hole(Core core, Flow *flow, bint is_full) noexcept nogil:
@@ -107,7 +128,7 @@ cdef void close_hole(Core core, Flow *flow, bint is_full) noexcept nogil:
         conn.store.in_order = True
         conn.rcv_nxt = conn.store.ranges[0].end
         conn.flags |= CONN_WINDOW_STALE
-        if not is_full and not drain_overflow(core, flow):
+        if (not is_full or conn.flags & CONN_HELD) and not drain_overflow(core, flow):
             return
     if conn.flags & CONN_FIN_EARLY and conn.rcv_nxt == conn.guest_fin:
         accept_fin(core, flow)
@@ -118,11 +139,71 @@ cdef void watch_out(Core core, Flow *flow) noexcept nogil:
     watch(core, flow, EPOLLOUT, WATCH_CHANGE)
 
 
+cdef void hold(Core core, Flow *flow) noexcept nogil:
+    """The guest may speak now: what it says is held until it is judged."""
+    set_state(core, flow, TCP_HELD)
+    start_rtx(core, flow, ms(HELD_MS))
+
+
+cdef bint judge_held(Core core, Flow *flow) noexcept nogil:
+    """Whether what is held may go to the remote; the connection is ended if it may not."""
+    cdef TcpConn *conn = &flow.body.tcp
+    cdef iovec pieces[MAX_PIECES]
+    cdef Opening opening = OPENING_OPEN
+    if overflow_len(flow):
+        opening = ask_opening(core, flow, pieces, store_gather(conn, pieces, MAX_PIECES), NULL)
+    if opening == OPENING_PASSED:
+        conn.flags = (conn.flags & ~<uint32_t>CONN_HELD) | CONN_WINDOW_STALE | CONN_ACK_NOW
+        conn.rtx_at = 0
+        set_state(core, flow, TCP_ESTABLISHED)
+        note_used(core, flow)
+        core.flows.add_work(flow)
+        return True
+    if opening != OPENING_OPEN:
+        refuse_held(core, flow)
+    return False
+
+
+cdef void end_held(Core core, Flow *flow, const char *why) noexcept nogil:
+    """No more is waited for: refuse the connection; one on which nothing was said just ends."""
+    cdef iovec pieces[MAX_PIECES]
+    if not overflow_len(flow):
+        reset_both(core, flow)
+        return
+    ask_opening(core, flow, pieces, store_gather(&flow.body.tcp, pieces, MAX_PIECES), why)
+    refuse_held(core, flow)
+
+
+cdef void refuse_held(Core core, Flow *flow) noexcept nogil:
+    """End a connection that the policy has refused by its first bytes."""
+    count(&core.stats, DROP_REFUSED)
+    note_refused(core, flow)
+    core.why = b"refused"
+    reset_both(core, flow)
+    core.why = NULL
+
+
+cdef void hear_remote(Core core, Flow *flow) noexcept nogil:
+    """The remote speaks before the guest's first bytes are judged: see above. Its end can wait."""
+    cdef uint8_t *place = core.link.slot + payload_place(flow)
+    cdef ssize_t got = core.sockets.peek(flow.fd, 0, place, 1)
+    core.sockets.rewind(flow.fd, 0)
+    if got == -EAGAIN:
+        flow.body.tcp.flags &= ~<uint32_t>CONN_READABLE
+    elif got > 0:
+        ask_opening(core, flow, NULL, 0, b"the remote speaks first, as with no protocol that tells a name")
+        refuse_held(core, flow)
+    elif got < 0:
+        reset_both(core, flow)
+
+
 cdef bint drain_overflow(Core core, Flow *flow) noexcept nogil:
     """Write what is kept, then pass a FIN on; False if the connection was reset over it."""
     cdef TcpConn *conn = &flow.body.tcp
     cdef iovec pieces[MAX_GATHER]
     cdef ssize_t sent
+    if conn.flags & CONN_HELD and not judge_held(core, flow):
+        return conn.state != TCP_CLOSED
     while overflow_len(flow):
         sent = core.sockets.send(flow.fd, pieces, store_gather(conn, pieces, MAX_GATHER))
         if sent < 0:
@@ -148,6 +229,9 @@ cdef void enter_time_wait(Core core, Flow *flow) noexcept nogil:
 cdef void accept_fin(Core core, Flow *flow) noexcept nogil:
     """All data of the guest has come: its FIN is in order."""
     cdef TcpConn *conn = &flow.body.tcp
+    if conn.flags & CONN_HELD:
+        end_held(core, flow, b"the guest ended its stream before it had told a name")
+        return
     conn.flags = (conn.flags | CONN_GUEST_FIN | CONN_ACK_NOW) & ~<uint32_t>CONN_FIN_EARLY
     conn.rcv_nxt += 1
     if seq_lt(conn.rcv_adv, conn.rcv_nxt):

@@ -15,9 +15,10 @@ from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.key cimport SIDE_GUEST, FlowKey, fill_key
 from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.flow.tcp cimport (
-    CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED, CONN_RECOVERY, CONN_RTT_TIMED,
-    CONN_SACK, CONN_TIMESTAMPS, CONN_WINDOW_STALE, TCP_CLOSING, TCP_CONNECTING, TCP_CLOSED, TCP_ESTABLISHED,
-    TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, TcpConn,
+    CONN_ACK_NOW, CONN_FIN_EARLY, CONN_GUEST_FIN, CONN_HELD, CONN_HOST_EOF, CONN_PUSHED, CONN_RECOVERY,
+    CONN_RTT_TIMED, CONN_SACK, CONN_TIMESTAMPS, CONN_WINDOW_STALE, TCP_CLOSING, TCP_CONNECTING, TCP_CLOSED,
+    TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT,
+    TCP_TIME_WAIT, TcpConn,
 )
 from passt.dataplane.packet.headers cimport ETH_ALEN, MAX_FRAME, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN
 from passt.dataplane.packet.parse cimport IpView, TcpView, split_tcp
@@ -34,8 +35,8 @@ from passt.dataplane.tcp.remote_acks cimport on_repeated
 from passt.dataplane.core.station cimport follow_sender, move_flow, station_of
 from passt.dataplane.flow.batches cimport MAX_GATHER
 from passt.dataplane.tcp.early_data cimport (
-    TIME_WAIT_MS, accept_fin, clip_at_fin, note_duplicate, close_hole, enter_time_wait, keep_early, keep_rest,
-    note_fin,
+    TIME_WAIT_MS, accept_fin, clip_at_fin, note_duplicate, close_hole, enter_time_wait, hold, keep_early,
+    keep_rest, note_fin,
 )
 from passt.dataplane.tcp.challenge cimport challenge, may_answer
 from passt.dataplane.tcp.segments cimport (
@@ -194,7 +195,10 @@ cdef void in_connection(Core core, Flow *flow, const IpView *ip, const TcpView *
         conn.snd_wnd = <uint32_t>tcp.window << conn.snd_wscale
         conn.max_wnd = max(conn.max_wnd, conn.snd_wnd)
         conn.snd_wl2 = tcp.ack
-        set_state(core, flow, TCP_ESTABLISHED)
+        if conn.flags & CONN_HELD:
+            hold(core, flow)
+        else:
+            set_state(core, flow, TCP_ESTABLISHED)
         start_keep_alive(core, flow)
     if not take_ack(core, flow, tcp):
         return
@@ -508,7 +512,7 @@ cdef void flush_gather(Core core) noexcept nogil:
     core.gather.n = 0
     for i in range(n):
         total += core.gather.pieces[i].iov_len
-    if overflow_len(flow):
+    if overflow_len(flow) or flow.body.tcp.flags & CONN_HELD:
         sent = 0                  # bytes stored earlier go first
     else:
         sent = core.sockets.send(flow.fd, core.gather.pieces, n)
@@ -522,7 +526,7 @@ cdef void flush_gather(Core core) noexcept nogil:
             reset_both(core, flow)
             return
     if <size_t>sent < total:
-        core.stats.tcp_short_writes += 1
+        core.stats.tcp_short_writes += not flow.body.tcp.flags & CONN_HELD
         keep_rest(core, flow, core.gather.pieces, n, <size_t>sent, total)
     if flow.body.tcp.store != NULL or flow.body.tcp.flags & CONN_FIN_EARLY:
         close_hole(core, flow, <size_t>sent < total)

@@ -17,7 +17,7 @@ from passt.dataplane.core.station cimport follow_sender
 from passt.dataplane.flow.decision cimport HostRoute
 from passt.dataplane.flow.key cimport SIDE_GUEST, FlowKey
 from passt.dataplane.flow.record cimport FLOW_TCP, Flow
-from passt.dataplane.flow.tcp cimport TCP_CONNECTING, TCP_SYN_RECEIVED, TcpConn
+from passt.dataplane.flow.tcp cimport CONN_HELD, TCP_CONNECTING, TCP_SYN_RECEIVED, TcpConn
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.packet.parse cimport IpView, TcpView
 from passt.dataplane.tcp.failed_connect cimport refuse, refuse_syn
@@ -75,6 +75,8 @@ cdef void open_connection(Core core, const IpView *ip, const TcpView *tcp, const
     core.stats.flows_tcp += 1
     take_syn(core, flow, tcp)
     flow.body.tcp.cwnd = CWND_OPEN
+    if route.held:
+        flow.body.tcp.flags |= CONN_HELD
     set_state(core, flow, TCP_CONNECTING)
     note_opened(core, flow)
     result = core.sockets.connect(flow.fd, &flow.peer, flow.peer_len)

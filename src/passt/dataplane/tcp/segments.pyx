@@ -46,7 +46,7 @@ from passt.dataplane.core.core cimport Core
 from passt.dataplane.packet.checksum cimport csum_fold, pseudo4, pseudo6
 from passt.dataplane.flow.record cimport Flow
 from passt.dataplane.flow.tcp cimport (
-    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_HOST_EOF, CONN_SACK, CONN_TIMESTAMPS, CONN_WANT_OUT,
+    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_HELD, CONN_HOST_EOF, CONN_SACK, CONN_TIMESTAMPS, CONN_WANT_OUT,
     CONN_WINDOW_STALE, CONN_WRITE_SHUT, TCP_CLOSED, TCP_CONNECTING, TCP_SYN_RECEIVED, TCP_SYN_SENT,
     TCP_TIME_WAIT, TcpConn,
 )
@@ -83,6 +83,8 @@ cdef enum:
     # so that a window opens at the latest after twice the time that the buffer took to drain; a remote
     # that reads nothing for hours costs a wake-up in 17 minutes.
     POLL_SOCKET_MS = 1
+    # What a guest may say before it is judged: ClientHellos take less than 2 KiB, heads of HTTP 8 at most.
+    MAX_HELD = 16384
     MAX_POLLS = 20
 
 
@@ -284,6 +286,16 @@ cdef int watch(Core core, Flow *flow, uint32_t extra, WatchMode mode) noexcept n
                               make_tag(EVENT_FLOW, flow.generation, flow.index))
 
 
+cdef int64_t most_window(const TcpConn *conn) noexcept nogil:
+    """The largest window that may be told: what its field can say, or what is left of MAX_HELD.
+
+    The field's rounding must not keep a guest from sending the last of these bytes.
+    """
+    if not conn.flags & CONN_HELD:
+        return <int64_t>MAX_WINDOW << conn.rcv_wscale
+    return <int64_t>MAX_HELD + (1 << conn.rcv_wscale) - 1 - <uint32_t>(conn.rcv_nxt - conn.irs - 1)
+
+
 cdef void update_window(Core core, Flow *flow) noexcept nogil:
     """Move the window's right edge to what can be stored now; ask to be told when there is too little.
 
@@ -297,7 +309,7 @@ cdef void update_window(Core core, Flow *flow) noexcept nogil:
     cdef TcpConn *conn = &flow.body.tcp
     cdef int64_t total = 0
     cdef int64_t room = core.sockets.free_space(flow.fd, &total) - overflow_len(flow)
-    cdef int64_t limit = <int64_t>MAX_WINDOW << conn.rcv_wscale
+    cdef int64_t limit = most_window(conn)
     cdef int64_t window = min(room, limit)
     cdef int64_t segment = our_mss(core, flow)
     cdef int64_t open_now = <uint32_t>(conn.rcv_adv - conn.rcv_nxt)

@@ -6,8 +6,9 @@ from passt.dataplane.base.assertions cimport PASST_ASSERT
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.record cimport CLASS_KEPT, CLASS_UNUSED, FLOW_TCP, Flow
 from passt.dataplane.flow.tcp cimport (
-    CONN_GUEST_FIN, CONN_HOST_EOF, N_TCP_STATES, TCP_CLOSED, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING,
-    TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_TIME_WAIT, TcpConn,
+    CONN_GUEST_FIN, CONN_HELD, CONN_HOST_EOF, N_TCP_STATES, TCP_CLOSED, TCP_CLOSE_WAIT, TCP_CLOSING,
+    TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_HELD, TCP_LAST_ACK,
+    TCP_TIME_WAIT, TcpConn,
 )
 from passt.dataplane.tcp.sequence cimport seq_le, seq_lt
 
@@ -38,7 +39,9 @@ cdef inline void check_connection(const Flow *flow) noexcept nogil:
         PASST_ASSERT(conn.flags & CONN_GUEST_FIN)
     if conn.state in (TCP_FIN_WAIT_1, TCP_FIN_WAIT_2, TCP_CLOSING, TCP_LAST_ACK, TCP_TIME_WAIT):
         PASST_ASSERT(conn.flags & CONN_HOST_EOF)
-    if conn.state in (TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2):
+    if conn.state == TCP_HELD:
+        PASST_ASSERT(conn.flags & CONN_HELD)
+    if conn.state in (TCP_CONNECTING, TCP_HELD, TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_FIN_WAIT_2):
         PASST_ASSERT(not conn.flags & CONN_GUEST_FIN)
     if conn.store == NULL:
         return

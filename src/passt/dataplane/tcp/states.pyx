@@ -1,8 +1,9 @@
 """The states of a TCP connection towards the guest: the table of the legal transitions, and their one writer.
 
-The states are those of RFC 9293 3.3.2, as our end of the guest's connection goes through them, and one of
-ours: CONNECTING is a SYN_RECEIVED that withholds its SYN-ACK until connect(2) to the remote succeeds. Against
-figure 5 of the RFC:
+The states are those of RFC 9293 3.3.2, as our end of the guest's connection goes through them, and two of
+ours: CONNECTING is a SYN_RECEIVED that withholds its SYN-ACK until connect(2) to the remote succeeds, HELD an
+ESTABLISHED in which nothing passes until the policy has judged the guest's first bytes (`early_data`).
+Against figure 5 of the RFC:
 
 * There is no LISTEN: any SYN of the guest may open a connection.
 * SYN_SENT does not go to SYN_RECEIVED (simultaneous open), nor SYN_RECEIVED to FIN_WAIT_1: our FIN follows
@@ -23,7 +24,7 @@ from passt.dataplane.flow.record cimport (
 )
 from passt.dataplane.flow.tcp cimport (
     N_TCP_STATES, TCP_CLOSED, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING, TCP_ESTABLISHED, TCP_FIN_WAIT_1,
-    TCP_FIN_WAIT_2, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT,
+    TCP_FIN_WAIT_2, TCP_HELD, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT,
 )
 from passt.dataplane.tcp.sequence cimport overflow_len
 
@@ -41,7 +42,7 @@ cdef struct Transition:
 
 
 cdef enum:
-    N_TRANSITIONS = 23
+    N_TRANSITIONS = 26
 
 # By TcpState.
 cdef State STATES[N_TCP_STATES]
@@ -50,6 +51,7 @@ STATES[:] = [
     State(b"CONNECTING", CLASS_HALF_OPEN_OUT),
     State(b"SYN_SENT", CLASS_HALF_OPEN_IN),
     State(b"SYN_RECEIVED", CLASS_HALF_OPEN_OUT),
+    State(b"HELD", CLASS_HALF_OPEN_OUT),
     State(b"ESTABLISHED", CLASS_UNUSED),
     State(b"FIN_WAIT_1", CLASS_KEPT),
     State(b"FIN_WAIT_2", CLASS_KEPT),
@@ -67,6 +69,9 @@ TRANSITIONS[:] = [
     Transition(TCP_CLOSED, TCP_CONNECTING, b"3.10.7.2", b"the guest sends a SYN, connect(2) begins"),
     Transition(TCP_CONNECTING, TCP_SYN_RECEIVED, b"3.10.7.2", b"connect(2) succeeds, a SYN-ACK leaves"),
     Transition(TCP_SYN_RECEIVED, TCP_ESTABLISHED, b"3.10.7.4", b"the guest acknowledges our SYN"),
+    Transition(TCP_SYN_RECEIVED, TCP_HELD, b"3.10.7.4",
+               b"the guest acknowledges our SYN, and its first bytes are to be judged"),
+    Transition(TCP_HELD, TCP_ESTABLISHED, b"3.10.7.4", b"the guest's first bytes may pass"),
     Transition(TCP_CLOSED, TCP_SYN_SENT, b"3.10.1", b"accept(2) gives a client, a SYN leaves"),
     Transition(TCP_SYN_SENT, TCP_ESTABLISHED, b"3.10.7.3", b"the guest sends a SYN-ACK"),
     Transition(TCP_ESTABLISHED, TCP_FIN_WAIT_1, b"3.10.4", b"the remote ends its stream, our FIN leaves"),
@@ -86,6 +91,8 @@ TRANSITIONS[:] = [
                b"either end resets, the guest does not answer, or a new flow needs the record"),
     Transition(TCP_SYN_RECEIVED, TCP_CLOSED, b"3.5.3, 3.8.3, 3.10.5",
                b"as from SYN_SENT, or the guest opens anew"),
+    Transition(TCP_HELD, TCP_CLOSED, b"3.5.3, 3.10.5",
+               b"the first bytes may not pass or do not come, either resets, or a new flow needs the record"),
     Transition(TCP_ESTABLISHED, TCP_CLOSED, b"3.5.3, 3.8.3, 3.10.5", ABORTED),
     Transition(TCP_FIN_WAIT_1, TCP_CLOSED, b"3.5.3, 3.8.3, 3.10.5", ABORTED),
     Transition(TCP_FIN_WAIT_2, TCP_CLOSED, b"3.5.3, 3.8.3, 3.10.5", ABORTED),

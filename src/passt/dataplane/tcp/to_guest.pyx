@@ -12,11 +12,11 @@ from passt.dataplane.base.assertions cimport PASST_DEBUG_BUILD
 from passt.dataplane.core.core cimport Core
 from passt.dataplane.flow.record cimport CLASS_OVER, Flow
 from passt.dataplane.flow.tcp cimport (
-    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_FOLLOW, CONN_GUEST_FIN, CONN_HOST_EOF, CONN_PUSHED,
-    CONN_READABLE, CONN_READ_ON, CONN_RECOVERY, CONN_RTT_TIMED, CONN_STAMPED, CONN_TIMESTAMPS,
+    CONN_ACK_DELAYED, CONN_ACK_NOW, CONN_ASKED, CONN_FOLLOW, CONN_GUEST_FIN, CONN_HELD, CONN_HOST_EOF,
+    CONN_PUSHED, CONN_READABLE, CONN_READ_ON, CONN_RECOVERY, CONN_RTT_TIMED, CONN_STAMPED, CONN_TIMESTAMPS,
     CONN_WANT_OUT, CONN_WINDOW_STALE, TCP_CLOSED, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_CONNECTING,
-    TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT, SackBoard,
-    SackRange, TcpConn,
+    TCP_ESTABLISHED, TCP_FIN_WAIT_1, TCP_HELD, TCP_LAST_ACK, TCP_SYN_RECEIVED, TCP_SYN_SENT, TCP_TIME_WAIT,
+    SackBoard, SackRange, TcpConn,
 )
 from passt.dataplane.packet.headers cimport MAX_IP_LEN, TCP_ACK, TCP_FIN, TCP_PSH, ETH_HLEN
 from passt.dataplane.base.externs cimport (
@@ -25,7 +25,7 @@ from passt.dataplane.base.externs cimport (
 from passt.dataplane.loop.timers cimport ms
 from passt.dataplane.tcp.remote_acks cimport count_write, follow, on_remote_ack, on_lag_timeout
 from passt.dataplane.core.station cimport doubt
-from passt.dataplane.tcp.early_data cimport drain_overflow
+from passt.dataplane.tcp.early_data cimport drain_overflow, end_held, hear_remote
 from passt.dataplane.tcp.segments cimport (
     consume_acked, end_connection, mss_of, payload_place, reset_both, send_ack, send_segment, send_syn,
     set_timer, start_rtx, update_window,
@@ -108,6 +108,8 @@ cdef void on_send_space(Core core, Flow *flow) noexcept nogil:
     cdef TcpConn *conn = &flow.body.tcp
     cdef uint32_t edge = conn.rcv_adv
     cdef uint32_t held = overflow_len(flow)
+    if conn.flags & CONN_HELD:
+        return                    # what it waits for is no room
     if not drain_overflow(core, flow):
         return
     if overflow_len(flow):
@@ -363,6 +365,9 @@ cdef void on_rtx(Core core, Flow *flow) noexcept nogil:
         if not overflow_len(flow):
             end_connection(core, flow, False)
         return
+    if conn.state == TCP_HELD:
+        end_held(core, flow, b"the guest has not told a name in time")
+        return
     if core.link.blocked:
         # A guest that does not read, a paused one perhaps, cannot answer: that is no sign of its end.
         core.flows.add_waiting(flow)
@@ -449,6 +454,10 @@ cdef void finish_turn(Core core, Flow *flow) noexcept nogil:
         update_window(core, flow)
     if may_send_data(conn) and has_to_send(conn):
         push_data(core, flow, False)
+        if conn.state == TCP_CLOSED:
+            return
+    elif conn.state == TCP_HELD and conn.flags & CONN_READABLE:
+        hear_remote(core, flow)
         if conn.state == TCP_CLOSED:
             return
     if tidy_later:
