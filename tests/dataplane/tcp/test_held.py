@@ -164,7 +164,9 @@ def test_no_more_is_held_than_is_judged() -> None:
         s.guest("A seq=1 ack=1")
         sock = s.sock
         sent = 0
-        while s.state == "HELD":
+        for _ in range(13):
+            if s.state != "HELD":
+                break
             n = min(1460, MAX_HELD + 1000 - sent)
             s.guest(f"PA seq={1 + sent} ack=1 len={n}")
             sent += n
@@ -333,7 +335,7 @@ def test_connections_that_are_held_leave_memory_to_others() -> None:
         s.policy.target = Target(b"", 0, held=True)
         s.policy.judge = lambda _data, end: False if end else None
         n = 0
-        while not s.count("drop_tcp_memory"):
+        while not s.count("drop_tcp_memory") and n < 1400:
             peer = s.add_peer(40001 + n, 80)
             peer.guest("S seq=0 win=65535 mss=65480 ws=7")
             peer.sock.connected()
@@ -341,7 +343,7 @@ def test_connections_that_are_held_leave_memory_to_others() -> None:
             peer.guest("A seq=1 ack=1", "PA seq=1 ack=1 len=16000")
             peer.take_all()
             n += 1
-        assert 600 < n < 1500
+        assert 600 < n < 1400
         assert s.bench.pool_left > s.pool // 3
         # A connection that is open has its promise kept.
         sock.limits = [0]
