@@ -7,18 +7,26 @@ TREES=$TREE/.interop
 COPY=$TREES/build # of the sources; /mnt in a tree, while something is built there
 MIRROR=http://deb.debian.org/debian
 
+# Debian's experimental is a few packages beside unstable; these are taken of it, and all else of that.
+EXPERIMENTAL=(podman buildah netavark golang-github-containers-common golang-github-containers-image)
+
 # Make the tree ROOT, unless it is there with these packages.
 make_tree() { # ROOT SUITE PACKAGE...
-    local root=$1 suite=$2 key
+    local root=$1 suite=$2 key sources=("$MIRROR") hook=()
     shift 2
     key="$suite $*"
     [ "$(cat "$root.made" 2>/dev/null)" = "$key" ] && return
     say "making ${root#"$TREE/"}, a Debian $suite"
     rm -rf "$root" "$root.made"
     mkdir -p "${root%/*}"
+    if [ "$suite" = experimental ]; then
+        suite=sid sources+=("deb $MIRROR experimental main")
+        hook=(--setup-hook="printf 'Package: ${EXPERIMENTAL[*]}\nPin: release a=experimental\nPin-Priority: 990\n' \
+            >\"\$1/etc/apt/preferences.d/experimental\"")
+    fi
     # A suite that is older than a week says that it has expired; packages are held to its signature all the same.
     mmdebstrap --quiet --variant=minbase --mode=root --aptopt='Acquire::Check-Valid-Until "false"' \
-        --include="$(IFS=,; echo "$*")" "$suite" "$root" "$MIRROR" >&2 || die "mmdebstrap failed: see above"
+        "${hook[@]}" --include="$(IFS=,; echo "$*")" "$suite" "$root" "${sources[@]}" >&2 || die "mmdebstrap failed: see above"
     echo "$key" >"$root.made"
 }
 

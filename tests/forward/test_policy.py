@@ -395,6 +395,27 @@ def test_inbound_loopback_without_host_loopback_map_shows_ours(peer: str, proto:
     assert not warnings
 
 
+@pytest.mark.parametrize(("changes", "peer", "target", "source"), [
+    ({}, "::1", "2001:db8:9::2", "2001:db8::7"),              # the guest map address
+    ({}, "2001:db8::99", "2001:db8:9::2", "2001:db8::7"),     # one that the guest has, too
+    ({"gateway": IPv6Address("fc00::1")}, "::1", "2001:db8:9::2", "fc00::1"),
+    ({"gateway": IPv6Address("fc00::1")}, "::1", "fe80::9", "fe80::1"),
+    ({"map_guest": None}, "::1", "2001:db8:9::2", "fe80::1"),  # there is nothing else
+    ({}, "fe80::77", "2001:db8:9::2", "fe80::77"),            # a neighbour of the host's stays who it is
+    ({"map_host_loopback": IPv6Address("fc00::8")}, "::1", "2001:db8:9::2", "fc00::8"),
+])  # fmt: skip
+def test_target_behind_the_guest_sees_no_link_local_source_of_ours(
+    changes: dict[str, IPv6Address | None], peer: str, target: str, source: str
+) -> None:
+    facts = replace(IP6, **{"map_host_loopback": None, "map_guest": IPv6Address("2001:db8::7"), **changes})
+    policy = Policy(GuestNet(IP4, facts, "eth0"))
+    policy.observed.on_guest_address(packed("2001:db8::99"))
+    rule = replace(RULE, target_address=IPv6Address(target))
+    found = policy.inbound(TCP, rule, packed(peer), 50000, packed("2001:db8::5"), 8000)
+    assert found is not None
+    assert (found.source, found.destination) == (packed(source), packed(target))
+
+
 def test_inbound_loopback_without_any_address_refused_with_one_warning_per_family() -> None:
     warnings: list[str] = []
     nothing = {"map_host_loopback": None, "our_address": None}

@@ -22,8 +22,11 @@ accept loopback clients too, and container engines count on it):
 4. any other address: stays;
 
 and the destination is the guest's address last seen, or the target address of the rule, which may be another
-one behind the guest. All look-ups use tables of packed addresses made at the start, as a flow waits for the
-answer. An IPv4-mapped IPv6 address is always refused: a socket would take it for IPv4, past these rows.
+one behind the guest. No router passes a link-local source on (RFC 4291 2.5.6), so a target that is not
+link-local itself sees the gateway or the guest map address in the place of ours.
+
+All look-ups use tables of packed addresses made at the start, as a flow waits for the answer. An IPv4-mapped
+IPv6 address is always refused: a socket would take it for IPv4, past these rows.
 
 Rules of egress (`forward.egress`) judge an outbound flow once it is known where it goes; an inbound one is
 none of theirs, but its client may have to be one of --allow-from.
@@ -46,6 +49,7 @@ from passt.facts.address import (
     format_endpoint,
     format_ip,
     is_host_unicast,
+    is_link_local6,
     is_loopback,
     is_multicast,
     is_unspecified,
@@ -94,7 +98,7 @@ class _Family:
     """Tables for one family, made from its frozen facts."""
 
     __slots__ = ("dns", "guest_owned", "host", "ifname", "is_forwarded", "map_guest",
-                 "map_host_loopback", "mapped", "our_address", "protocols", "scope_id", "source")
+                 "map_host_loopback", "mapped", "our_address", "protocols", "routed", "scope_id", "source")
 
     def __init__(self, facts: GuestFamily, protocols: frozenset[int], loopback: bytes) -> None:
         self.protocols = protocols
@@ -108,6 +112,8 @@ class _Family:
         self.our_address = _packed(facts.our_address)
         self.map_host_loopback = _packed(facts.map_host_loopback)
         self.map_guest = _packed(facts.map_guest) if self.host else None
+        self.routed = next((address for address in (_packed(facts.gateway), _packed(facts.map_guest))
+                            if address and not is_link_local6(address)), None)
         self.guest_owned = {assigned, *(copied.address.packed for copied in facts.copied_addresses)}
         # Later entries win, so the rows are entered in reverse.
         self.mapped: dict[bytes, _Destination] = {}
@@ -346,7 +352,7 @@ class Policy:
             return None, "port 0"
         if self.ingress is not None and not self.ingress.may_connect(peer):
             return None, NOT_A_CLIENT
-        source, row = self._inbound_source(family, peer)
+        source, row = self._source_for(family, peer, rule)
         if source is None:
             return None, _NO_SOURCE
         if proto == IPPROTO_UDP and _is_group(local):
@@ -362,6 +368,14 @@ class Policy:
             note(f"the client {format_ip(peer)} is shown to the guest as {format_ip(source)} ({row})")
             note(f"it goes to {format_ip(destination)}: {whose}")
         return InboundTarget(source, peer_port, destination, rule.service_port(local_port)), row
+
+    def _source_for(self, family: _Family, peer: bytes, rule: PortRule) -> tuple[bytes | None, str]:
+        """Return how *peer* appears where *rule* leads, and the name of the row that says so."""
+        source, row = self._inbound_source(family, peer)
+        target = rule.target_address
+        if source is None or target is None or row == _UNCHANGED or not is_link_local6(source):
+            return source, row
+        return source if target.is_link_local else family.routed or source, row
 
     def _inbound_source(self, family: _Family, peer: bytes) -> tuple[bytes | None, str]:
         """Return how *peer* appears to the guest, and the name of the row that says so."""
