@@ -21,7 +21,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
 #include <sys/socket.h>
@@ -196,9 +195,9 @@ int main(int argc, char **argv)
     if (argc != 6 || argv[1][0] != '/' || strlen(argv[1]) >= PATH_MAX)
         return 1;
     strcpy(places[0], argv[1]);
-    keep_descriptors(2, (int[]){ atoi(argv[4]), atoi(argv[5]) });
+    keep_descriptors(2, (int[]){ (int)number(argv[4]), (int)number(argv[5]) });
     detach("passt-reader");
-    drop_privileges(0, atol(argv[2]), atol(argv[3]));
+    drop_privileges(0, number(argv[2]), number(argv[3]));
     end_with(LIFE);
     restrict_paths(1);
     load_filter(CHANNEL);

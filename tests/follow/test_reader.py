@@ -227,7 +227,7 @@ def test_reader_ends_with_the_main_process(tmp_path: Path) -> None:
 
 def test_end_of_the_reader_is_told_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    monkeypatch.setattr(log, "warning", lines.append)
+    monkeypatch.setattr(log, "once", lambda _level, _key, text: lines.append(text))
 
     def lose() -> list[str]:
         bench = Bench(tmp_path / "resolv.conf")

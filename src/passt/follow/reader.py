@@ -40,11 +40,13 @@ _MAX_MESSAGE = len(_CONTENT) + MAX_CONTENT
 class Reader:
     """The reader of the file at *path*, with the rights of *user*; started at once. Raises HostError.
 
-    Call with one thread, before any right is given up.
+    If it ends while it is needed, that is told at *level*. Call with one thread, before any right is
+    given up.
     """
 
-    def __init__(self, path: str, user: Identity | None) -> None:
+    def __init__(self, path: str, user: Identity | None, level: int = log.WARNING) -> None:
         self._path = path
+        self._level = level
         ids = (-1, -1) if user is None else (user.uid, user.gid)
         arguments = (os.path.abspath(path), *map(str, ids))
         self._program = SmallProgram("reader")
@@ -68,6 +70,6 @@ class Reader:
         loop.remove_reader(self._channel.fileno())
         self._channel.close()
         self._program.leave()
-        log.warning(f"the process that reads {self._path} has ended: changes of name servers and search"
-                    " domains are not followed any more")
+        log.once(self._level, "reader", f"the process that reads {self._path} has ended: changes of name"
+                                        " servers and search domains are not followed any more")
 
