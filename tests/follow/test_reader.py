@@ -17,7 +17,14 @@ from passt.process import landlock, small_program
 from passt.process.identity import Identity
 from tests.support.control import PollLoop
 from tests.support.isolated import isolated
-from tests.support.processes import LIMIT_S, children, is_readable, process_state, status_field, wait_until
+from tests.support.processes import (
+    LIMIT_S,
+    all_children,
+    is_readable,
+    process_state,
+    status_field,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,9 +37,9 @@ class Bench:
     """The main process's side."""
 
     def __init__(self, path: Path, user: Identity | None = None) -> None:
-        before = set(children(os.getpid()))
+        before = set(all_children(os.getpid()))
         self.reader = Reader(str(path), user)
-        (self.pid,) = set(children(os.getpid())) - before
+        (self.pid,) = set(all_children(os.getpid())) - before
         self.loop = PollLoop()
         self.contents: list[bytes] = []
         self.reader.start(self.loop, self.contents.append)

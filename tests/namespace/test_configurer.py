@@ -22,7 +22,14 @@ from passt.process import privileges
 from passt.process.identity import Identity
 from tests.support.control import PollLoop
 from tests.support.isolated import ip, isolated_as_root, make_host
-from tests.support.processes import LIMIT_S, children, is_readable, process_state, status_field, wait_until
+from tests.support.processes import (
+    LIMIT_S,
+    all_children,
+    is_readable,
+    process_state,
+    status_field,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,9 +61,9 @@ class Bench:
             make_host("addr add 192.0.2.2/24 dev h0\nroute add default via 192.0.2.1\n")
         self.configurer = Configurer()
         self.configurer.hand_over("h0")
-        before = set(children(os.getpid()))
+        before = set(all_children(os.getpid()))
         self.configurer.start_program()
-        (self.pid,) = set(children(os.getpid())) - before
+        (self.pid,) = set(all_children(os.getpid())) - before
         # Whatever a test does to it, it is set up.
         wait_until(lambda: status_field(self.pid, "Seccomp") == "2", "it has its filter")
         self.loop = PollLoop()

@@ -23,11 +23,11 @@ BEGIN_S = 0.1
 # In an order in which each one needs no more than those before it.
 PARTS = ("passt.follow.turns", "passt.follow.gatherer", "passt.host.rtnetlink.neighbours",
          "passt.follow.neighbours", "passt.follow.renewal", "passt.follow.sweep",
-         "passt.namespace.renumbering", "passt.follow.following")
+         "passt.namespace.interface", "passt.namespace.renumbering", "passt.follow.following")
 
 
 class Lookout:
-    """Has a run follow *host*. Make it while files can be read. Raises ImportError.
+    """Has a run follow *host*. Make it while files can be read. Raises ImportError or OSError.
 
     *on_changed*, when set, is that of `Following`.
     """

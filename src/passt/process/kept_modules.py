@@ -30,10 +30,11 @@ class KeptModules:
         self._codes: dict[str, bytes | CodeType] = {}
 
     def keep(self, names: Iterable[str]) -> None:
-        """Read the modules *names*, whose packages are loaded. Raises ImportError."""
+        """Read the modules *names*; their packages are loaded. Raises ImportError or OSError."""
         for name in names:
             if name not in sys.modules:
                 package, _, leaf = name.rpartition(".")
+                __import__(package)
                 self._codes[name] = _read(name, f"{sys.modules[package].__path__[0]}/{leaf}.py")
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
@@ -50,10 +51,7 @@ class KeptModules:
 
 
 def keep_modules(names: Iterable[str]) -> None:
-    """Have *names*, modules of packages that are loaded, imported without a file from now on.
-
-    Raises ImportError.
-    """
+    """Have the modules *names* imported without a file from now on. Raises ImportError or OSError."""
     finder = next((each for each in sys.meta_path if isinstance(each, KeptModules)), None)
     if finder is None:
         finder = KeptModules()
