@@ -1,13 +1,13 @@
 """Begins to follow the host when the loop has run for a moment: what a start does for it is next to nothing.
 
-A start keeps the modules that follow the host in memory, unexecuted (`process.kept_modules`). What happens
+A start keeps the modules that follow the host in memory, unexecuted (`light.kept_modules`). What happens
 meanwhile waits in the sockets of `WatchedHost`: the kernel's messages, the content of resolv.conf. A command
 that has ended by then has paid for none of it.
 """
 
 from __future__ import annotations
 
-from passt.process.kept_modules import keep_modules
+from passt.light.kept_modules import keep_modules
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import sys
 import time
 
 from passt import log
-from passt.process.kept_modules import KeptModules
+from passt.light.kept_modules import KeptModules
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from passt.process.kept_modules import KeptModules, keep_modules
+from passt.light.kept_modules import KeptModules, keep_modules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
