@@ -1,13 +1,15 @@
-"""The main process's side of the program that reads resolv.conf for it: `src/helpers/reader.c`.
+"""The main process's side of the program that reads a file for it: `src/helpers/reader.c`.
 
-That is started while paths are there, and keeps its sight of them, but nobody can speak to it.
+That is started while paths are there, and keeps its sight of them, but nobody can tell it what to read.
 
-Messages on the channel: "c" and the content of the file, at the start and after each change.
+Messages on the channel, from the program: "c" and the content of the file, after "m" and a piece of it, any
+number of times; "e" and an errno, i32: it cannot be read. To a program that waits to be asked: any byte.
 """
 
 from __future__ import annotations
 
 import os
+from struct import Struct
 
 from passt import log
 from passt.process import privileges
@@ -32,44 +34,70 @@ if TYPE_CHECKING:
 
 FORM = "reader"                    # of the filter
 _TO_CHANGE_USER = (1 << privileges.CAP_SETGID | 1 << privileges.CAP_SETUID | 1 << privileges.CAP_SETPCAP)
-_CONTENT = b"c"
-MAX_CONTENT = 64 * 1024            # bytes, as src/helpers/reader.c has it
-_MAX_MESSAGE = len(_CONTENT) + MAX_CONTENT
+_CONTENT, _PIECE, _FAULT = b"c", b"m", b"e"
+_ERRNO = Struct("=i")
+MAX_CONTENT = 64 * 1024            # bytes of a message, as src/helpers/reader.c has it
+MAX_ASKED = (1 << 20) + 1          # bytes of a file that is asked for, as there
 
 
-class Reader:
+class FileReader:
     """The reader of the file at *path*, with the rights of *user*; started at once. Raises HostError.
 
-    If it ends while it is needed, that is told at *level*. Call with one thread, before any right is
-    given up.
+    *how* is "watch" or "ask". Call with one thread, before any right is given up.
     """
 
-    def __init__(self, path: str, user: Identity | None, level: int = log.WARNING) -> None:
+    def __init__(self, how: str, path: str, user: Identity | None) -> None:
         self._path = path
-        self._level = level
+        self._pieces = b""
         ids = (-1, -1) if user is None else (user.uid, user.gid)
-        arguments = (os.path.abspath(path), *map(str, ids))
+        arguments = (how, os.path.abspath(path), *map(str, ids))
         self._program = SmallProgram("reader")
         self._channel = self._program.start(FORM, arguments, (), capabilities=_TO_CHANGE_USER)
         self._channel.setblocking(False)
 
     def start(self, loop: Loop, on_content: Callable[[bytes], None]) -> None:
-        """Have *loop* call *on_content* with the content of the file, now and after each change."""
+        """Have *loop* call *on_content* with the content of the file, each time that it comes."""
         loop.add_reader(self._channel.fileno(), lambda: self._on_message(loop, on_content))
 
     def _on_message(self, loop: Loop, on_content: Callable[[bytes], None]) -> None:
         try:
-            message = self._channel.recv(_MAX_MESSAGE)
+            message = self._channel.recv(len(_CONTENT) + MAX_CONTENT)
         except BlockingIOError:
             return
         except ConnectionResetError:
             message = b""
-        if message.startswith(_CONTENT):
-            on_content(message[len(_CONTENT):])
-            return
-        loop.remove_reader(self._channel.fileno())
-        self._channel.close()
-        self._program.leave()
-        log.once(self._level, "reader", f"the process that reads {self._path} has ended: changes of name"
-                                        " servers and search domains are not followed any more")
+        kind, data = message[:1], message[1:]
+        if kind in {_PIECE, _CONTENT} and len(self._pieces) + len(data) <= MAX_ASKED:
+            self._pieces += data
+            if kind == _CONTENT:
+                content, self._pieces = self._pieces, b""
+                on_content(content)
+        elif kind == _FAULT and len(data) == _ERRNO.size:
+            self._pieces = b""
+            self._on_fault(os.strerror(_ERRNO.unpack(data)[0]))
+        else:
+            loop.remove_reader(self._channel.fileno())
+            self._channel.close()
+            self._program.leave()
+            self._on_end(f"the process that reads {self._path} has ended")
 
+    def _on_fault(self, text: str) -> None:
+        """Tell that the file cannot be read."""
+
+    def _on_end(self, text: str) -> None:
+        """Tell that no content will come any more."""
+
+
+class Reader(FileReader):
+    """The reader of resolv.conf at *path*: its content comes at the start and after each change.
+
+    If it ends while it is needed, that is told at *level*.
+    """
+
+    def __init__(self, path: str, user: Identity | None, level: int = log.WARNING) -> None:
+        super().__init__("watch", path, user)
+        self._level = level
+
+    def _on_end(self, text: str) -> None:
+        log.once(self._level, "reader",
+                 f"{text}: changes of name servers and search domains are not followed any more")
