@@ -159,7 +159,8 @@ READY = b"ready\n"
 
 def start_command(lab: Lab, script: str, *, user: bool) -> tuple[Running, int]:
     """Start pasta with a shell that prints "ready"; return it and PID 1 of the namespaces."""
-    running = lab.start(NET, ["sh", "-c", script], user=user)
+    # The channel of PID 1 is the only one then.
+    running = lab.start(["--no-follow", *NET], ["sh", "-c", script], user=user)
     assert running.popen.stdout is not None
     assert running.popen.stdout.readline() == READY
     return running, pid_1_of(running)

@@ -88,13 +88,14 @@ class Configurer:
 
         The child calls it. Raises HostError.
         """
-        with RtnlSocket() as rtnetlink:
-            index = _INDEX.pack(rtnetlink.get_link(ifname).ifindex)
-            try:
+        try:
+            with RtnlSocket() as rtnetlink:
+                index = _INDEX.pack(rtnetlink.get_link(ifname).ifindex)
                 socket.send_fds(self._theirs, [index], [rtnetlink.fileno()])
-            except OSError as error:
-                raise HostError(f"cannot hand over a netlink socket: {error.strerror}") from None
-        self._theirs.close()
+        except OSError as error:
+            raise HostError(f"cannot hand over a netlink socket: {error.strerror}") from None
+        finally:
+            self._theirs.close()       # the main process waits for a message, or this
 
     def close_inner_end(self) -> None:
         """Close what is the child's; call when that was started."""
