@@ -19,11 +19,19 @@ from passt.host.rtnetlink.watch import NEIGHBOURS, GroupSocket, NetworkWatch
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from passt.facts.settings import Settings
     from passt.follow.reader import Reader
     from passt.namespace.configurer import Configurer
     from passt.process.identity import Identity
+
+    class Closable(Protocol):
+        """What holds descriptors."""
+
+        def close(self) -> None:
+            """Close them."""
+
 
 RESOLV_CONF = "/etc/resolv.conf"
 
@@ -36,22 +44,33 @@ class WatchedHost:
     """
 
     def __init__(self, settings: Settings) -> None:
-        # Watched first: what changes during the reading is read again.
-        self.watch = NetworkWatch()
-        self.reader = open_reader(settings, may_come=settings.addresses.must_follow)
-        self.resolvers = resolvconf.read(RESOLV_CONF)
-        self.facts = self.reader.read(self.resolvers)
-        self.addresses = self.reader.addresses()
-        # Of these, others on the link can cause very many: they have sockets of their own.
-        self.neighbour_watch = GroupSocket("the neighbours", NEIGHBOURS)
-        self.neighbour_socket = RtnlSocket()
+        self.level = log.WARNING if settings.addresses.must_follow else log.INFO
         self.resolver_reader: Reader | None = None
         self.configurer: Configurer | None = None
-        self.level = log.WARNING if settings.addresses.must_follow else log.INFO
-        if settings.namespace.config_net:
-            from passt.namespace.configurer import Configurer
+        opened: list[Closable] = []
+        try:
+            if settings.namespace.config_net:
+                from passt.namespace.configurer import Configurer
 
-            self.configurer = Configurer(self.level)
+                self.configurer = Configurer(self.level)
+                opened.append(self.configurer)
+            # Before the reading: what changes meanwhile is read again.
+            self.watch = NetworkWatch()
+            opened.append(self.watch)
+            # Of neighbours, others on the link can cause very many messages: they have sockets of their own.
+            self.neighbour_watch = GroupSocket("the neighbours", NEIGHBOURS)
+            opened.append(self.neighbour_watch)
+            self.neighbour_socket = RtnlSocket()
+            opened.append(self.neighbour_socket)
+            self.reader = open_reader(settings, may_come=settings.addresses.must_follow)
+            opened.append(self.reader)
+            self.resolvers = resolvconf.read(RESOLV_CONF)
+            self.facts = self.reader.read(self.resolvers)
+            self.addresses = self.reader.addresses()
+        except BaseException:
+            for each in opened:
+                each.close()
+            raise
 
     def start_reader(self, user: Identity | None) -> None:
         """Start the program that reads resolv.conf, as *user*; with one thread and the caller's rights.

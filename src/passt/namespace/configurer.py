@@ -101,6 +101,12 @@ class Configurer:
         """Close what is the child's; call when that was started."""
         self._theirs.close()
 
+    def close(self) -> None:
+        """Do without, before the child is started."""
+        self._ours.close()
+        self._theirs.close()
+        self._program.leave()
+
     def start_program(self) -> None:
         """Start the program with what the child has handed over, before any capability is given up.
 
