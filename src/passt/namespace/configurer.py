@@ -113,6 +113,9 @@ class Configurer:
         Call when the child has made the tap, with one thread. Raises HostError.
         """
         try:
+            # The child has said that the tap is there after it has sent this, or has not been able to. Others
+            # may have its end open: who waits for us to be ready in the background, say.
+            self._ours.setblocking(False)
             message, fds, _, _ = socket.recv_fds(self._ours, _INDEX.size, 1)
         except OSError:
             message, fds = b"", []
