@@ -15,7 +15,7 @@ import pytest
 
 from passt import __version__, cli, log
 from passt.errors import ConfigError, HostError
-from passt.facts.settings import LogSettings, NamespaceSettings, ProcessSettings, Settings
+from passt.facts.settings import AddressSettings, LogSettings, NamespaceSettings, ProcessSettings, Settings
 
 SRC = Path(__file__).parents[1] / "src"
 
@@ -73,6 +73,7 @@ def test_settings_reach_the_application_and_its_status_comes_back(app_calls: lis
     assert cli.main(["pasta", "--config-net", "-t", "none", "-u", "none", "-T", "none", "-U", "none",
                      "--", "sh", "-c", "exit 7"]) == 7
     assert app_calls == [Settings("pasta", ProcessSettings(foreground=True), LogSettings(banner=False),
+                                  addresses=AddressSettings(follow=True),
                                   namespace=NamespaceSettings(("sh", "-c", "exit 7"), config_net=True))]
 
 

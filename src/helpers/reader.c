@@ -1,12 +1,18 @@
-/* passt-reader PATH UID GID CHANNEL LIFE: reads resolv.conf for the main process, which has no path any more.
+/* passt-reader watch|ask PATH UID GID CHANNEL LIFE: reads one file for the main process, which has no path any more:
+ * resolv.conf, and the file of --policy.
  *
- * It has sight of the host's files, but nobody can speak to it: once its filter has come over the channel, which
- * is the first message, it only writes there, "c" and the content of the file, at the start and after each change.
+ * It has sight of the host's files, but nobody can tell it what to read. Once its filter has come over the channel,
+ * which is the first message, it writes there
+ *
+ *     watch: "c" and the content of the file, at the start and after each change;
+ *     ask:   the content after each order, a byte that may be any, in messages of "m" and a piece; "c" is the last
+ *            one. "e" and an errno, i32: the file cannot be read.
+ *
  * It has the user that the main process will have, no capability, Landlock as far as it is to be had, under which
  * it may read but not write, and a filter of its own (tools/seccomp_policy.py). It copies the file, and does not
  * look at what is in it. It ends with the main process.
  *
- * Theory of operation. systemd-resolved and NetworkManager make a new file and rename it over the old one, or point
+ * Theory of operation of a watch. systemd-resolved and NetworkManager make a new file and rename it over the old one, or point
  * /etc/resolv.conf to a file of theirs; dhclient writes the file in place; a container engine writes it through
  * another mount. inotify(7) tells of a name in its directory, and of writes to a file by the file itself, whatever
  * its mount. So the directory of each symbolic link on the way is watched, that of the file, and the file; where a
@@ -21,7 +27,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
-#include <stdlib.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/inotify.h>
 #include <sys/socket.h>
@@ -32,6 +38,7 @@ enum {
     CHANNEL = 3,
     LIFE = 4,
     MAX_CONTENT = 64 * 1024,      /* bytes that are looked at; a resolver reads a few hundred */
+    MAX_ASKED = 1024 * 1024 + 1,  /* one more than may be in a file that is asked for */
     POLL_MS = 2000,               /* between two readings where nothing tells of changes */
     MAX_LINKS = 40,               /* path_resolution(7) */
     OF_DIRECTORY = IN_DELETE | IN_MOVED_FROM | IN_DELETE_SELF | IN_MOVE_SELF | IN_CREATE | IN_MOVED_TO
@@ -164,12 +171,18 @@ static ssize_t read_content(void)
     return len < 0 ? 0 : len;
 }
 
+static int send_message(const char *kind, const void *data, size_t len)
+{
+    struct iovec parts[2] = { { (void *)kind, 1 }, { (void *)data, len } };
+    struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2 };
+
+    return sendmsg(CHANNEL, &message, MSG_NOSIGNAL) >= 0;
+}
+
 /* Send the content if it is another one than before; 0 when the main process is gone. */
 static int send_change(void)
 {
     ssize_t len;
-    struct iovec parts[2] = { { "c", 1 }, { content, 0 } };
-    struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2 };
 
     if (watch >= 0 && !take_events() && last_len >= 0)
         return 1;
@@ -179,8 +192,7 @@ static int send_change(void)
         return 1;
     memcpy(last, content, (size_t)len);
     last_len = len;
-    parts[1].iov_len = (size_t)len;
-    return sendmsg(CHANNEL, &message, MSG_NOSIGNAL) >= 0;
+    return send_message("c", content, (size_t)len);
 }
 
 /* Wait for a change, or the time to look again; 0 when the main process is gone. */
@@ -191,18 +203,44 @@ static int wait_for_change(void)
     return poll(polled, 2, watch >= 0 ? -1 : POLL_MS) >= 0 && !polled[0].revents;
 }
 
+/* Send the file, or why that cannot be; 0 when the main process is gone. */
+static int answer(void)
+{
+    int fd = open(places[0], O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    size_t left = MAX_ASKED;
+    ssize_t len = fd;
+    int32_t error;
+
+    while (fd >= 0 && left > 0 && (len = read(fd, content, left < MAX_CONTENT ? left : MAX_CONTENT)) > 0) {
+        if (!send_message("m", content, (size_t)len))
+            return 0;
+        left -= (size_t)len;
+    }
+    error = len < 0 ? errno : 0;
+    if (fd >= 0)
+        close(fd);
+    return error ? send_message("e", &error, sizeof(error)) : send_message("c", NULL, 0);
+}
+
 int main(int argc, char **argv)
 {
-    if (argc != 6 || argv[1][0] != '/' || strlen(argv[1]) >= PATH_MAX)
+    int is_asked = argc > 1 && argv[1][0] == 'a';
+    char order;
+
+    if (argc != 7 || argv[2][0] != '/' || strlen(argv[2]) >= PATH_MAX)
         return 1;
-    strcpy(places[0], argv[1]);
-    keep_descriptors(2, (int[]){ atoi(argv[4]), atoi(argv[5]) });
-    detach("passt-reader");
-    drop_privileges(0, atol(argv[2]), atol(argv[3]));
+    strcpy(places[0], argv[2]);
+    keep_descriptors(2, (int[]){ (int)number(argv[5]), (int)number(argv[6]) });
+    detach(is_asked ? "passt-policy" : "passt-reader");
+    drop_privileges(0, number(argv[3]), number(argv[4]));
     end_with(LIFE);
     restrict_paths(1);
     load_filter(CHANNEL);
-    while (send_change() && wait_for_change())
-        continue;
+    if (is_asked)
+        while (read(CHANNEL, &order, 1) > 0 && answer())
+            continue;
+    else
+        while (send_change() && wait_for_change())
+            continue;
     return 0;
 }

@@ -42,7 +42,8 @@ NONE = HostFacts(None, None)
 
 
 def resolved(arguments: str, facts: HostFacts = BOTH, mode: str = "pasta") -> GuestNet:
-    return resolve(build_settings(mode, scan(mode, arguments.split()))[0], facts)
+    settings = build_settings(mode, scan(mode, arguments.split()))[0]
+    return resolve(settings, facts, may_come=settings.addresses.must_follow)
 
 
 def fields(value: object, *names: str) -> list[Any]:
@@ -79,8 +80,8 @@ def test_link_local_and_deprecated_addresses_are_not_copied() -> None:
     assert net.ip6 is not None
     assert [str(copied.address) for copied in net.ip4.copied_addresses] == ["192.0.2.2", "10.1.2.3"]
     assert [str(copied.address) for copied in net.ip6.copied_addresses] == ["2001:db8::2"]
-    assert resolved("--follow").ip4 == resolved("--config-net").ip4 == net.ip4
-    followed = resolved("--follow --config-net").ip4
+    assert resolved("--no-follow").ip4 == resolved("--config-net --no-follow").ip4 == net.ip4
+    followed = resolved("--config-net").ip4
     assert followed is not None
     assert [str(copied.address) for copied in followed.copied_addresses] == [
         "192.0.2.2", "10.1.2.3", "192.0.2.9"], "the lifetimes of the last one are followed"
@@ -95,8 +96,8 @@ def test_link_local_and_deprecated_addresses_are_not_copied() -> None:
     ("-g 192.0.2.3", (2, 0, 1, 1)),
     ("-a 2001:db8::7", (2, 2, 0, 1)),
     ("-g 2001:db8::7", (2, 2, 1, 0)),
-    ("--config-net --no-copy-addrs", (0, 2, 0, 1)),
-    ("--config-net --no-copy-routes", (2, 0, 1, 0)),
+    ("--no-follow --config-net --no-copy-addrs", (0, 2, 0, 1)),
+    ("--no-follow --config-net --no-copy-routes", (2, 0, 1, 0)),
 ])
 def test_what_is_given_is_not_copied_for_that_family(
         arguments: str, n_copied: tuple[int, int, int, int]) -> None:

@@ -120,12 +120,12 @@ USES: list[tuple[str, str, dict[str, Any]]] = [
     ("tcp-ns", "none", {"namespace_rules": (UDP_AUTO,)}),
     ("udp-ns", "22:23", {"namespace_rules": (TCP_AUTO, PortRule(17, 22, 22, 23, spec="-U 22:23"))}),
     ("freebind", "", {"freebind": True}),
-    ("follow", "", {"follow": True}),
+    ("follow", "", {"must_follow": True}),
     ("no-follow", "", {"follow": False}),
     ("wait-online", "30", {"wait_online_s": 30}),
     ("wait-online", "0", {"wait_online_s": 0}),
     ("no-splice", "", {"splice": False}),
-    ("splice-only", "", {"splice_only": True, "host_lo_to_ns_lo": True}),
+    ("splice-only", "", {"splice_only": True, "host_lo_to_ns_lo": True, "follow": False}),
     ("host-lo-to-ns-lo", "", {"host_lo_to_ns_lo": True}),
     ("config-net", "", {"config_net": True}),
     ("ns-ifname", "net0", {"ns_ifname": "net0"}),
@@ -161,7 +161,7 @@ def test_option_sets_its_fields_and_no_others(name: str, value: str, fields: dic
     context += ["--policy", "/etc/a.toml"] if name == "verify-names" else []
     option = next(option for option in OPTIONS if option.name == name)
     mode = option.modes[-1]
-    base: dict[str, Any] = {"config_net": "--config-net" in context}
+    base: dict[str, Any] = {"config_net": "--config-net" in context, "follow": True}
     if name == "verify-names":
         base |= {"policy_file": "/etc/a.toml"}
     if mode == "pasta":
@@ -377,8 +377,8 @@ def test_options_that_do_not_fit_together_are_refused(arguments: list[str], mess
 
 
 def test_passt_takes_no_operands_and_stays_as_it_was_told() -> None:
-    assert built("-t", "none", mode="passt") == Settings("passt")
-    assert built(mode="passt") == Settings("passt")
+    assert built("-t", "none", "--no-follow", mode="passt") == Settings("passt")
+    assert built("--no-follow", mode="passt") == Settings("passt")
     with pytest.raises(ConfigError, match="'x' is not an option, and passt takes nothing else"):
         built("x", mode="passt")
 
@@ -506,11 +506,29 @@ def test_loopback_without_splice_is_refused() -> None:
             built(option, "--no-splice")
 
 
+FIXED4 = ("-4", "-a", "192.0.2.5", "-g", "192.0.2.1", "-D", "192.0.2.9", "-S", "none")
+FIXED6 = ("-a", "2001:db8::5", "-g", "fe80::1", "-D", "2001:db8::9")
+
+
+@pytest.mark.parametrize(("arguments", "follows"), [
+    ((), True), (("--config-net",), True), (("--no-follow",), False), (("--no-follow", "--follow"), True),
+    (FIXED4, False), ((*FIXED4[1:], *FIXED6), False), ((*FIXED4, "--follow"), True),
+    (FIXED4[1:], True), (FIXED4[:-2], True), ((*FIXED4[:5], "-S", "none"), True),
+    ((*FIXED4[:3], *FIXED4[5:]), True), ((*FIXED4, "--config-net"), True),
+    ((*FIXED4, "--config-net", "--no-copy-routes", "--no-copy-addrs"), False),
+])
+def test_host_is_followed_unless_nothing_is_left_to_it(arguments: tuple[str, ...], follows: bool) -> None:
+    addresses = built(*arguments).addresses
+    assert addresses.follow is follows
+    assert addresses.must_follow is (bool(arguments) and arguments[-1] == "--follow")
+
+
 def test_following_without_an_interface_is_refused() -> None:
     for arguments in (("--follow", "--splice-only"), ("--splice-only", "--no-follow", "--follow")):
         with pytest.raises(ConfigError, match="'--follow' has nothing to do with --splice-only"):
             built(*arguments)
-    built("--splice-only", "--follow", "--no-follow")
+    assert not built("--splice-only", "--follow", "--no-follow").addresses.follow
+    assert not built("--splice-only").addresses.follow
     built("--splice-only", "--wait-online=5")
     assert built("--wait-online").addresses.wait_online_s == 0
 

@@ -107,8 +107,10 @@ class Bench:
     """A start in the namespace that the test has made, and its loop."""
 
     def __init__(self, settings: Settings, configurer: Any = None) -> None:
-        self.following = Following(settings, WatchedHost(settings), configurer)
-        self.guest = resolve(settings, self.following.facts)
+        host = WatchedHost(settings)
+        host.configurer = configurer
+        self.following = Following(settings, host)
+        self.guest = resolve(settings, self.following.facts, may_come=settings.addresses.must_follow)
         self.network = Network()
         self.events: list[str] = []
 

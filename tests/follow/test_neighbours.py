@@ -19,6 +19,7 @@ from passt.follow.neighbours import MAX_NEIGHBOURS, Neighbourhood
 from passt.host.rtnetlink.messages import AF_INET, AF_INET6, build_attribute
 from passt.host.rtnetlink.neighbours import NeighbourAttribute, NeighbourType
 from passt.host.rtnetlink.socket import RtnlSocket
+from passt.host.rtnetlink.watch import NEIGHBOURS, GroupSocket
 from passt.light.values import replace
 from tests.support.control import PollLoop
 from tests.support.isolated import PLAIN, ip_batch, isolated_as_root, make_host
@@ -91,10 +92,12 @@ class Bench:
         self.cost_s = 0.0
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
-        self.hood = Neighbourhood(self.rtnetlink, self._clock, self._clock)  # type: ignore[arg-type]  # scripted
-        self.hood._watch.close()
+        group_socket = GroupSocket("the neighbours", NEIGHBOURS)
+        group_socket.close()
         self.kernel = ScriptedSocket([])
-        self.hood._watch._socket = self.kernel  # type: ignore[assignment]  # scripted
+        group_socket._socket = self.kernel  # type: ignore[assignment]  # scripted
+        self.hood = Neighbourhood(group_socket, self.rtnetlink, self._clock,  # type: ignore[arg-type]
+                                  self._clock)
         self.hood.start(self, guest, self.given.append)
         self.run(10)
 
@@ -313,7 +316,7 @@ def follow() -> None:
                      family("2001:db8::2", template_ifindex=ifindex), "h0")
     loop = PollLoop()
     given: list[dict[bytes, bytes]] = []
-    Neighbourhood(RtnlSocket()).start(loop, guest, given.append)
+    Neighbourhood(GroupSocket("the neighbours", NEIGHBOURS), RtnlSocket()).start(loop, guest, given.append)
 
     def until(wanted: dict[bytes, bytes]) -> None:
         def is_given() -> bool:

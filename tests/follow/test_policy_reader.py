@@ -1,79 +1,86 @@
-"""The process that reads the file of --policy again: what it sends, what it has, and that it ends."""
+"""The reader of the file of --policy: what it sends, what it has, and that it ends."""
 
 from __future__ import annotations
 
 import os
-from struct import unpack
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from passt import log
 from passt.config.policy_file import MAX_LEN
-from passt.follow.policy_reader import PolicyReader, build_answer
+from passt.follow.policy_reader import PolicyReader
+from passt.follow.reader import MAX_ASKED, MAX_CONTENT
 from passt.process.identity import Identity
-from tests.support.control import PollLoop
 from tests.support.isolated import isolated
-from tests.support.processes import children, is_readable, status_field, wait_until
+from tests.support.processes import process_name, status_field, wait_until
+from tests.support.reader_bench import ReaderBench
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Bench:
-    """The main process's side."""
+class Bench(ReaderBench[PolicyReader]):
+    """Asks, and hears of what goes wrong."""
 
     def __init__(self, path: Path, user: Identity | None = None) -> None:
-        before = set(children(os.getpid()))
-        self.reader = PolicyReader(str(path), user)
-        (self.pid,) = set(children(os.getpid())) - before
-        self.loop = PollLoop()
-        self.contents: list[bytes] = []
+        super().__init__(lambda: PolicyReader(str(path), user))
         self.told: list[str] = []
         log.warning = self.told.append  # type: ignore[assignment]
-        self.reader.start(self.loop, self.contents.append)
 
-    def turn_until(self, n: int) -> None:
-        """Run the loop until so many contents and messages have come."""
+    def hear(self) -> None:
+        """Run the loop until a content comes, or something is told."""
         def has_come() -> bool:
-            for fd, (callback, _) in list(self.loop.watched.items()):
-                if is_readable(fd):
-                    callback()
-            return len(self.contents) + len(self.told) >= n
+            self.turn()
+            return bool(self.contents or self.told)
 
-        wait_until(has_come, f"{n} answers")
+        wait_until(has_come, "an answer comes")
+
+    def ask(self) -> bytes:
+        """Have the file read; return the content, or what was told."""
+        self.contents, self.told[:] = [], []
+        self.reader.start(self.loop, self.contents.append)
+        self.reader.ask()
+
+        self.hear()
+        [found] = [*self.contents, *(text.encode() for text in self.told)]
+        return found
 
 
 def test_file_is_read_when_it_is_asked_for_and_at_no_other_time(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
 
-    def ask() -> tuple[list[bytes], list[str]]:
+    def ask() -> None:
         bench = Bench(path)
-        for number, content in enumerate((b"one", b"", b"x" * MAX_LEN), 1):
+        for content in (b"one", b"", b"x" * MAX_CONTENT, b"y" * (MAX_CONTENT + 1), b"x" * MAX_LEN):
             path.write_bytes(b"another")
             path.write_bytes(content)
-            bench.reader.ask()
-            bench.turn_until(number)
+            assert bench.ask() == content
+        assert process_name(bench.pid) == "passt-policy"
         path.unlink()
-        bench.reader.ask()
-        bench.turn_until(4)
+        assert bench.ask().startswith(f"option '--policy' {path}: No such file or directory; the rules of"
+                                      " egress stay".encode())
+        path.mkdir()
+        assert b"Is a directory" in bench.ask()
+        path.rmdir()
         path.write_bytes(b"back")
-        bench.reader.ask()
-        bench.turn_until(5)
-        return bench.contents, bench.told
+        assert bench.ask() == b"back"
+        bench.end()
 
-    contents, told = isolated(ask, flags=0)
-    assert contents == [b"one", b"", b"x" * MAX_LEN, b"back"]
-    [text] = told
-    assert text.startswith(f"option '--policy' {path}: No such file or directory; the rules of egress stay")
+    isolated(ask, flags=0)
 
 
 def test_no_more_is_read_than_shows_that_a_file_is_too_long(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_bytes(b"x" * (3 * MAX_LEN))
-    answer = build_answer(str(path))
-    assert unpack("!?I", answer[:5]) == (True, MAX_LEN + 1)
-    assert len(answer) == 5 + MAX_LEN + 1
+    assert MAX_ASKED == MAX_LEN + 1
+    assert isolated(lambda: len(Bench(path).ask()), flags=0) == MAX_ASKED
+
+
+def test_named_pipe_in_the_place_of_the_file_blocks_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "policy.toml")
+    assert isolated(lambda: Bench(tmp_path / "policy.toml").ask(), flags=0) == b""
 
 
 @pytest.mark.needs_root
@@ -86,9 +93,7 @@ def test_reader_has_no_right_but_to_read(tmp_path: Path) -> None:
 
     def look() -> dict[str, str]:
         bench = Bench(tmp_path / "policy.toml", Identity(65534, 65534))
-        bench.reader.ask()
-        bench.turn_until(1)
-        assert bench.contents == [b"rules"]
+        assert bench.ask() == b"rules"
         return {name: status_field(bench.pid, name) for name in ("Uid", "CapEff", "CapPrm", "NoNewPrivs",
                                                                  "Seccomp")}
 
@@ -101,7 +106,7 @@ def test_end_of_the_reader_is_told_and_rules_stay(tmp_path: Path) -> None:
     def end() -> list[str]:
         bench = Bench(tmp_path / "policy.toml")
         os.kill(bench.pid, 9)
-        bench.turn_until(1)
+        bench.hear()
         assert not bench.loop.watched
         bench.reader.ask()
         return bench.told
@@ -111,10 +116,16 @@ def test_end_of_the_reader_is_told_and_rules_stay(tmp_path: Path) -> None:
 
 
 def test_reader_ends_with_the_main_process(tmp_path: Path) -> None:
-    def leave() -> bool:
-        bench = Bench(tmp_path / "policy.toml")
-        bench.reader._channel.close()
-        pid, status = os.waitpid(bench.pid, 0)
-        return (pid, status) == (bench.pid, 0)
+    isolated(lambda: Bench(tmp_path / "policy.toml").end(), flags=0)
 
-    assert isolated(leave, flags=0)
+
+def test_reader_that_was_stopped_ends_with_the_main_process(tmp_path: Path) -> None:
+    def leave() -> int:
+        bench = Bench(tmp_path / "policy.toml")
+        bench.ask()                    # it is ready
+        os.kill(bench.pid, signal.SIGSTOP)
+        os.waitpid(bench.pid, os.WUNTRACED)
+        bench.reader._program.leave()
+        return os.WTERMSIG(os.waitpid(bench.pid, 0)[1])
+
+    assert isolated(leave, flags=0) == signal.SIGKILL

@@ -18,9 +18,15 @@ from passt.follow.reader import MAX_CONTENT, Reader
 from passt.host import syscalls
 from passt.process import landlock, small_program
 from passt.process.identity import Identity
-from tests.support.control import PollLoop
 from tests.support.isolated import isolated
-from tests.support.processes import LIMIT_S, children, is_readable, process_state, status_field, wait_until
+from tests.support.processes import (
+    LIMIT_S,
+    is_readable,
+    process_state,
+    status_field,
+    wait_until,
+)
+from tests.support.reader_bench import ReaderBench
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,36 +35,11 @@ if TYPE_CHECKING:
 ONE, TWO = b"nameserver 192.0.2.1\n", b"nameserver 192.0.2.2\n"
 
 
-class Bench:
+class Bench(ReaderBench[Reader]):
     """The main process's side."""
 
     def __init__(self, path: Path, user: Identity | None = None) -> None:
-        before = set(children(os.getpid()))
-        self.reader = Reader(str(path), user)
-        (self.pid,) = set(children(os.getpid())) - before
-        self.loop = PollLoop()
-        self.contents: list[bytes] = []
-        self.reader.start(self.loop, self.contents.append)
-
-    def turn(self) -> None:
-        """Take what has come."""
-        for fd, (callback, _) in list(self.loop.watched.items()):
-            while fd in self.loop.watched and is_readable(fd):
-                callback()
-        self.loop.fire()
-
-    def until(self, content: bytes) -> None:
-        """Run the loop until *content* is the newest."""
-        def has_come() -> bool:
-            self.turn()
-            return self.contents[-1:] == [content]
-
-        wait_until(has_come, f"{content!r} comes")
-
-    def end(self) -> None:
-        """Leave the program, and wait for its end."""
-        self.reader._channel.close()
-        assert os.waitpid(self.pid, 0)[1] == 0
+        super().__init__(lambda: Reader(str(path), user))
 
 
 def followed(test: Callable[[Path, Callable[[Path], Bench]], None]) -> Callable[[Path], None]:
@@ -257,7 +238,7 @@ def test_reader_ends_with_the_main_process(tmp_path: Path) -> None:
 
 def test_end_of_the_reader_is_told_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    monkeypatch.setattr(log, "warning", lines.append)
+    monkeypatch.setattr(log, "once", lambda _level, _key, text: lines.append(text))
 
     def lose() -> list[str]:
         bench = Bench(tmp_path / "resolv.conf")

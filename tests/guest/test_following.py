@@ -1,4 +1,4 @@
-"""A real guest whose host is renumbered and renumbered back: --follow and all that a guest does meanwhile.
+"""A real guest whose host is renumbered and renumbered back, and all that a guest does meanwhile.
 
 While it moves, the guest has TCP streams of both families, asks for names, and serves a forwarded port.
 """
@@ -13,6 +13,7 @@ import pytest
 from tests.guest.vm import CARDS, Vm
 from tests.support.lab import FAR4, FAR6, HOST4, HOST6, Lab, Place
 from tests.support.processes import wait_until
+from tests.support.switches import LONG
 from tests.system.machines import passt
 from tests.system.test_following import (
     ECHO,
@@ -36,6 +37,7 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.slow]
 
 LIMIT_S = 120.0  # the emulated guest starts processes slowly
 PORT = 9000
+N_MOVES = 20 if LONG else 4
 FAR = {4: FAR4, 6: f"[{FAR6}]"}
 SETUP = rf"""
 cat >/tmp/lease.sh <<'END'
@@ -137,7 +139,7 @@ def guest(lab: Lab, places: tuple[Place, Place], guest_files: Path, refusal: str
     """Boot a guest that is busy in all these ways."""
     host, outside = places
     form, make_card = CARDS[request.param]
-    options = ["--follow", "--dns-forward", FORWARD, "-t", str(PORT), *form]
+    options = ["--dns-forward", FORWARD, "-t", str(PORT), *form]
     with passt(lab, *options, user=not refusal, place=host) as (_, path):
         vm = Vm(host, guest_files, make_card(path), name=f"following-{request.param}", user=not refusal)
         try:
@@ -148,7 +150,7 @@ def guest(lab: Lab, places: tuple[Place, Place], guest_files: Path, refusal: str
 
 
 # The host is where it was after each two of them.
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(N_MOVES))
 def test_guest_lives_through_a_move_of_its_host(guest: Guest, number: int) -> None:
     if number % 2:
         guest.move(HOST_MOVES_BACK, NEW6, HOST4, HOST6)

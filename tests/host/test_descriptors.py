@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 
 import pytest
 
@@ -69,3 +70,39 @@ def test_file_limit_is_raised_and_restored() -> None:
         return before == (100, hard), raised == (hard, hard), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
     assert isolated(raise_it, flags=0) == (True, True, 100)
+
+
+def test_process_ends_with_the_last_writer_of_its_pipe_though_it_is_stopped() -> None:
+    reader, writer = os.pipe()
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(writer)
+            descriptors.end_with(reader)
+            os.write(tell, b"!")
+            while True:
+                signal.pause()
+        finally:
+            os._exit(1)
+    os.close(reader)
+    assert os.read(told, 1) == b"!"
+    os.kill(pid, signal.SIGSTOP)
+    assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+    os.close(writer)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    for fd in (told, tell):
+        os.close(fd)
+
+
+def test_pipe_whose_writer_has_gone_is_told() -> None:
+    reader, writer = os.pipe()
+    os.close(writer)
+
+    def end() -> str:
+        with pytest.raises(OSError, match="the main process has ended") as caught:
+            descriptors.end_with(reader)
+        return str(caught.value)
+
+    assert isolated(end, flags=0)
+    os.close(reader)

@@ -18,6 +18,7 @@ from passt.facts.port_rule import PortRule
 from passt.host import listeners, syscalls
 from passt.host.listeners import (
     MIN_RESERVE,
+    NOT_YET,
     RESERVE_SHARE,
     HostBinder,
     HostPorts,
@@ -171,6 +172,21 @@ def test_missing_address_is_told() -> None:
 def test_missing_interface_is_told() -> None:
     text, _, _ = isolated(lambda: conflict([rule(ifname="nothere")]))
     assert "on nothere: No such device" in text
+
+
+def test_interface_may_be_waited_for(capfd: pytest.CaptureFixture[str]) -> None:
+    asked = [rule(ifname="nothere", first=5000, last=5001, spec="-t %nothere/5000-5001"), rule(first=40000)]
+    ports = HostPorts(asked, (), GuestNet(*BOTH, "tap0"), 100, waits=True)
+    waiting, _, listener = ports.listeners
+    assert (waiting.fd, waiting.port, waiting.rule) == (NOT_YET, 5000, asked[0])
+    assert ports.named() == [(asked[1], 40000)]
+    os.close(listener.fd)
+    told = capfd.readouterr().err
+    assert told.count("-t %nothere/5000-5001: there is no interface nothere yet") == 1
+    taken = socket.create_server(("127.0.0.1", 0))
+    with taken, pytest.raises(ConfigError, match="another program"):
+        HostPorts([asked[0], rule(first=taken.getsockname()[1])], (), GuestNet(*BOTH, "tap0"), 100,
+                  waits=True)
 
 
 @pytest.mark.needs_root

@@ -29,19 +29,22 @@ def look(kept: int) -> dict[str, Any]:
 def test_helper_keeps_named_descriptors_only(tmp_path: Path) -> None:
     reader, kept = os.pipe()
     lost = os.open(tmp_path, os.O_RDONLY)
+    life = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             os.chdir(tmp_path)
-            helper.detach("a-helper", (kept,))
+            helper.detach("a-helper", (kept,), life)
+            os.close(life[0])
             os.write(kept, json.dumps(look(kept)).encode())
         finally:
             os._exit(0)
-    os.close(kept)
-    os.close(lost)
+    for fd in (kept, lost, life[0]):
+        os.close(fd)
     with os.fdopen(reader, "rb") as file:
         found = json.load(file)
     os.waitpid(pid, 0)
+    os.close(life[1])
     assert found["name"] == "a-helper\n"
     assert found["links"] == dict.fromkeys(("0", "1", "2"), "/dev/null")
     assert (found["directory"], found["leads"]) == ("/", True)

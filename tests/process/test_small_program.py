@@ -259,18 +259,19 @@ def test_filter_that_is_none_ends_the_program(programs: Mapping[str, str], lengt
             os.set_inheritable(fd, True)
         ours.send(bytes(length))
         path = programs["reader"]
-        pid = os.posix_spawn(path, [path, "/etc/resolv.conf", "-1", "-1", str(theirs.fileno()),
+        pid = os.posix_spawn(path, [path, "watch", "/etc/resolv.conf", "-1", "-1", str(theirs.fileno()),
                                     str(life[0])], ENVIRONMENT)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
 
     isolated(run, flags=0)
 
 
-@pytest.mark.parametrize("arguments", [(), ("x",), ("relative", "-1", "-1"), ("/" + 5000 * "x", "-1", "-1")])
+@pytest.mark.parametrize("arguments", [
+    (), ("x",), ("watch", "relative", "-1", "-1"), ("ask", "/" + 5000 * "x", "-1", "-1")])
 def test_wrong_arguments_end_the_reader(programs: Mapping[str, str], arguments: tuple[str, ...]) -> None:
     def run() -> int:
         path = programs["reader"]
-        more = ["3", "4"] if len(arguments) == 3 else []
+        more = ["3", "4"] if len(arguments) == 4 else []
         pid = os.posix_spawn(path, [path, *arguments, *more], ENVIRONMENT)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
@@ -301,7 +302,7 @@ def test_reader_bears_every_way_to_a_file(programs: Mapping[str, str], tmp_path:
 
     def run() -> None:
         for path, wanted in paths.items():
-            program = Program(programs["reader"], str(path), "-1", "-1")
+            program = Program(programs["reader"], "watch", str(path), "-1", "-1")
             assert program.receive() == wanted, path
             (tmp_path / "event").write_bytes(b"")
             (tmp_path / "event").unlink()
@@ -319,7 +320,7 @@ def test_reader_sends_whole_lines_of_a_file_that_is_too_long(programs: Mapping[s
         for content, wanted in ((b"x" * 70_000, b""), (b"x" * 65_535 + b"\n" + b"y", b"x" * 65_535 + b"\n"),
                                 (b"x\n" + b"y" * 70_000, b"x\n"), (b"\0\xff" * 10, b"\0\xff" * 10)):
             path.write_bytes(content)
-            program = Program(programs["reader"], str(path), "-1", "-1")
+            program = Program(programs["reader"], "watch", str(path), "-1", "-1")
             assert program.receive() == b"c" + wanted
             program.channel.close()
             assert program.status() == 0

@@ -11,7 +11,7 @@ import pytest
 
 from passt.errors import ConfigError
 from passt.facts.port_rule import PortRule
-from passt.host.listeners import HostBinder, open_unnamed
+from passt.host.listeners import NOT_YET, HostBinder, Listener, open_unnamed
 from passt.light.values import replace
 from passt.run.port_forwarding import INTERVAL_S, HostSide, NamespaceSide, PortForwarding, open_fixed
 
@@ -246,6 +246,35 @@ def test_port_of_an_interface_that_cannot_be_had_again_keeps_its_socket_and_is_t
     assert sorted(engine.listeners) == [103, 104]
     side.close_listener(handle)
     assert sorted(engine.listeners) == [103]
+
+
+def test_port_of_an_interface_that_is_not_there_is_opened_when_it_comes() -> None:
+    engine, binder = FakeEngine(), CountingBinder()
+    side = HostSide(cast("Engine", engine), cast("HostBinder", binder))
+    handles = [side.take(Listener(NOT_YET, port, on("eth0", port))) for port in (80, 81)]
+    assert side.interfaces() == {"eth0"}
+    side.listen_anew({"eth0": 0})
+    side.change_rule(handles[0], on("eth0", 80))
+    assert engine.listeners == {}
+    binder.refused.add(80)
+    side.listen_anew({"eth0": 7})
+    assert sorted(engine.listeners) == [101], "the other one waits for its address, say"
+    binder.refused.clear()
+    side.close_listener(handles[1])
+    side.listen_anew({"eth0": 7})
+    assert engine.removed == [101]
+    assert sorted(engine.listeners) == [102]
+    assert side.n_open == 1
+    side.close_listener(handles[0])
+    assert engine.removed == [101, 102]
+
+
+def test_rule_that_waits_for_its_interface_may_be_left_out() -> None:
+    engine = FakeEngine()
+    side = HostSide(cast("Engine", engine), cast("HostBinder", CountingBinder()))
+    side.close_listener(side.take(Listener(NOT_YET, 80, on("eth0", 80))))
+    side.listen_anew({"eth0": 7})
+    assert (engine.listeners, engine.removed, side.n_open) == ({}, [], 0)
 
 
 def test_fixed_ports_are_opened_and_those_of_auto_are_not() -> None:

@@ -29,7 +29,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypedDict, Unpack
 
 from tests.support import switches
-from tests.support.processes import children, descendants, is_readable, process_state, wait_until
+from tests.support.processes import (
+    SMALL_PROGRAMS,
+    children,
+    descendants,
+    is_readable,
+    process_name,
+    process_state,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -307,6 +315,10 @@ class Place:
         own = os.stat(f"/proc/{self.init}/ns/pid").st_ino
         everyone = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
         return {pid for pid in everyone if pid != self.init and own in pid_namespaces(pid)}
+
+    def programs(self) -> set[int]:
+        """Give `pids` without the small programs by which a run follows the host."""
+        return {pid for pid in self.pids() if process_name(pid) not in SMALL_PROGRAMS}
 
     def links(self) -> list[str]:
         """Names of the network interfaces."""

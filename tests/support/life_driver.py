@@ -156,7 +156,7 @@ def install(ifname: str) -> None:
     module("passt.responders.dispatch", Dispatcher=lambda *_, **__: FakePolicy())
     module("passt.host.host_facts", read_host=lambda **_: HostFacts(None, None))
     module("passt.namespace.interface", bring_lo_up=bring_lo_up, configure=configure)
-    module("passt.config.resolve", resolve=lambda _settings, _facts: GuestNet(None, None, ifname))
+    module("passt.config.resolve", resolve=lambda _settings, _facts, **_: GuestNet(None, None, ifname))
 
 
 def main(arguments: list[str]) -> int:

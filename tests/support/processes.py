@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
 
 LIMIT_S = 60.0
+SMALL_PROGRAMS = ("passt-reader", "passt-configure")
 
 
 def wait_until(condition: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
@@ -60,6 +61,19 @@ def status_field(pid: int, name: str) -> str:
 
 
 def children(pid: int) -> list[int]:
+    """Children of a process but the small programs by which a run follows the host."""
+    return [child for child in all_children(pid) if process_name(child) not in SMALL_PROGRAMS]
+
+
+def process_name(pid: int) -> str:
+    """Name of a process in lists; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def all_children(pid: int) -> list[int]:
     """Children of a process, of all its threads."""
     found: list[int] = []
     try:

@@ -393,6 +393,20 @@ def test_port_of_an_interface_that_is_made_again(lab: Lab, places: Places, plain
     assert guest.ask("echo new") == "hello"
 
 
+@pytest.mark.parametrize("spec", ["%h0/9000", "203.0.113.2%h0/9000"])
+def test_port_of_an_interface_that_comes_after_the_start(lab: Lab, places: Places, plain: bool, spec: str
+                                                         ) -> None:
+    host, outside = places
+    guest = Guest(lab, host, "--config-net", "-t", spec, user=plain)
+    assert guest.ask("serve 9000") == "ok"
+    connect(host, outside)
+    wait_until(lambda: fetch(outside, "203.0.113.2", 9000) == "inside", "the port is forwarded")
+    refused = lab.run(["--no-follow", "--config-net", "-t", spec.replace("h0", "none0")], ["true"],
+                      user=plain, place=host, check=False)
+    assert refused.returncode == 1
+    assert b"on none0: No such device" in refused.stderr
+
+
 def test_low_port_of_an_interface_that_is_made_again(lab: Lab, places: Places) -> None:
     host, outside = places
     connect(host, outside)

@@ -142,8 +142,8 @@ def test_plain_user_does_not_get_into_passt_of_its_own(lab: Lab, user: bool) -> 
     path = socket_path(lab, "hostile")
     before = lab.host.pids()
     lab.host.run([lab.passt, "-q", "-s", path, *([] if user else ["--runas", str(UID)])], user=user)
-    wait_until(lambda: len(lab.host.pids() - before) == 1, "who started passt is gone")
-    [own] = lab.host.pids() - before
+    wait_until(lambda: len(lab.host.programs() - before) == 1, "who started passt is gone")
+    [own] = lab.host.programs() - before
     script = BREAK_IN.replace('libc.umount2(b"/proc", 2) == 0', "False")
     found, seen = break_in(lab.host.run([*PYTHON, script], user=True).stdout)
     os.kill(own, signal.SIGTERM)
@@ -159,7 +159,8 @@ READY = b"ready\n"
 
 def start_command(lab: Lab, script: str, *, user: bool) -> tuple[Running, int]:
     """Start pasta with a shell that prints "ready"; return it and PID 1 of the namespaces."""
-    running = lab.start(NET, ["sh", "-c", script], user=user)
+    # The channel of PID 1 is the only one then.
+    running = lab.start(["--no-follow", *NET], ["sh", "-c", script], user=user)
     assert running.popen.stdout is not None
     assert running.popen.stdout.readline() == READY
     return running, pid_1_of(running)

@@ -187,7 +187,7 @@ def test_dhclient_through_its_life(lab: Lab) -> None:
         cat notes
         {SHOW}
     """
-    text = run_guest(lab, script, *HAND_OUT, user=False)
+    text = run_guest(lab, script, "--no-follow", *HAND_OUT, user=False)
     addresses, _ = shown(text)
     assert addresses[HOST6]["prefixlen"] == 128
     noted = [event for event in events(text) if event["event"] != "PREINIT6"]

@@ -59,6 +59,8 @@ def hook(event, arguments):
         # The processes that bind low ports and answer queries are made while all may still be read.
         if sys._getframe(1).f_code.co_name not in ("start_helper", "_fork_forwarder"):
             watch("PID 1")
+    elif event == "import" and getattr(sys.meta_path[0], "find_spec")(arguments[0]):
+        pass                  # it is in memory
     elif watching and (event == "import" or event == "open" and str(arguments[0]).endswith(CODE)):
         note(f"late: {{event}} {{arguments[0]}}")
 

@@ -48,8 +48,8 @@ def unusual_caller(*numbers: int) -> list[str]:
 
 def only_new(lab: Lab, before: set[int]) -> int:
     """Give the one process that has come; those of its start may take a moment to go."""
-    wait_until(lambda: len(lab.host.pids() - before) == 1, "there is one process more")
-    [own] = lab.host.pids() - before
+    wait_until(lambda: len(lab.host.programs() - before) == 1, "there is one process more")
+    [own] = lab.host.programs() - before
     return own
 
 

@@ -152,11 +152,13 @@ OPTIONS: tuple[Option, ...] = (
 
     Option(HOST_SIDE, "", "follow", "",
            "Keep the guest's network true to the host's: addresses, gateway, interface and name servers that"
-           " change, or come after the start, are followed, except where an option fixes them; not with"
-           " --splice-only; undoes --no-follow; see NOTES.", available=True),
-    Option(HOST_SIDE, "", "no-follow", "",
-           "The guest's network stays as it was at the start; undoes --follow. This is the default.",
+           " change, or come after the start, are followed, except where an option fixes them. This is the"
+           " default, unless options fix all of it; if it is given, what is in its way is an error, and the"
+           " interface of -i may come after the start. Not with --splice-only; undoes --no-follow; see"
+           " NOTES.",
            available=True),
+    Option(HOST_SIDE, "", "no-follow", "",
+           "The guest's network stays as it was at the start; undoes --follow.", available=True),
     Option(HOST_SIDE, "", "wait-online", "SECONDS",
            "Start when the host has an address and a route, but wait no longer than SECONDS; without SECONDS,"
            " or with 0, as long as it takes. Default: start at once, with link-local addresses where there is"

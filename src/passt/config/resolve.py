@@ -41,16 +41,16 @@ RT_SCOPE_LINK = 253             # linux/rtnetlink.h
 IFA_F_DEPRECATED = 0x20         # linux/if_addr.h
 
 
-def resolve(settings: Settings, facts: HostFacts) -> GuestNet:
+def resolve(settings: Settings, facts: HostFacts, *, may_come: bool = False) -> GuestNet:
     """Choose what the guest sees.
 
     Raises ConfigError if no family can use the interface of --interface, or one family cannot use the
-    interface of its --outbound-if4 or --outbound-if6; not with --follow, as an interface may come.
+    interface of its --outbound-if4 or --outbound-if6; not with *may_come*, as the interface may come then.
     """
     asked, protocols = settings.addresses, settings.protocols
     facts4 = facts.ip4 if protocols.ip4 and _is_usable(facts.ip4, asked.address4) else None
     facts6 = facts.ip6 if protocols.ip6 and _is_usable(facts.ip6, asked.address6) else None
-    if not asked.follow:
+    if not may_come:
         _check_interfaces(asked, facts4, facts6)
     if asked.address6 is not None and not facts.has_ip6:
         raise ConfigError(f"option '--address': {asked.address6} cannot be used, as the kernel has no IPv6"
@@ -247,7 +247,7 @@ def _class_prefix_len(address: IPv4Address) -> int:
 def _copied_addresses(settings: Settings, facts: FamilyFacts | None) -> tuple[InterfaceAddress, ...]:
     """Choose what --config-net copies: all addresses but link-local and deprecated ones.
 
-    With --follow deprecated ones are copied too, as their lifetimes are followed.
+    Where the host is followed deprecated ones are copied too, as their lifetimes are followed.
     """
     if facts is None or not settings.namespace.copy_addresses:
         return ()

@@ -45,8 +45,8 @@ FLAGS: dict[str, Changes] = {
     "no-ra": {"router_advertisements": False},
     "no-dhcpv6": {"dhcpv6": False},
     "freebind": {"freebind": True},
-    "follow": {"follow": True},
-    "no-follow": {"follow": False},
+    "follow": {"follow": True, "must_follow": True},
+    "no-follow": {"follow": False, "must_follow": False},
     "config-net": {"config_net": True},
     "no-splice": {"splice": False},
     "host-lo-to-ns-lo": {"host_lo_to_ns_lo": True},
@@ -274,6 +274,7 @@ def build_settings(mode: str, request: Request) -> tuple[Settings, list[str]]:
     rules, namespace_rules = ports.rules(tcp=protocols.tcp, udp=protocols.udp, ip4=protocols.ip4,
                                          ip6=protocols.ip6)
     changes |= _circumstances(settings)
+    changes.setdefault("follow", _has_to_follow(settings))
     settings = _grouped(mode, changes | {"port_rules": rules, "namespace_rules": namespace_rules})
     _check_together(settings)
     if protocols.ip6 and mtu is not None and mtu < parsers.MIN_MTU_IP6:
@@ -334,6 +335,21 @@ def _circumstances(settings: Settings) -> Changes:
     return {"netns_only": True} if namespace.netns is not None and namespace.userns is None else {}
 
 
+def _has_to_follow(settings: Settings) -> bool:
+    """Tell whether options have left something of the guest's network to the host: then that is followed."""
+    asked, names, namespace = settings.addresses, settings.names, settings.namespace
+    if settings.forwarding.splice_only:
+        return False
+    copies = namespace.config_net and (namespace.copy_routes or namespace.copy_addresses)
+    are_named = {4: names.dns4 is not None or names.dns_host4 is not None,
+                 6: names.dns6 is not None or names.dns_host6 is not None}
+    families = ((4, settings.protocols.ip4, asked.address4, asked.gateway4),
+                (6, settings.protocols.ip6, asked.address6, asked.gateway6))
+    is_fixed = all(not is_wanted or (address is not None and gateway is not None and are_named[version])
+                   for version, is_wanted, address, gateway in families)
+    return copies or names.search is None or not is_fixed
+
+
 def _check_together(settings: Settings) -> None:
     """Refuse options that contradict each other. Raises ConfigError."""
     for copied, option in ((settings.namespace.copy_routes, "--no-copy-routes"),
@@ -351,7 +367,7 @@ def _check_together(settings: Settings) -> None:
     if settings.control.conf_path is not None:
         _check_steering(settings)
     addresses, protocols = settings.addresses, settings.protocols
-    if addresses.follow and settings.forwarding.splice_only:
+    if addresses.must_follow and settings.forwarding.splice_only:
         raise ConfigError("option '--follow' has nothing to do with --splice-only, which makes no interface:"
                           " leave one of them out")
     if addresses.outbound_if4 is not None and not protocols.ip4:

@@ -87,6 +87,7 @@ class AddressSettings(Value):
     map_host_loopback4: IPv4Address | None = None   # what means the host's loopback instead
     map_host_loopback6: IPv6Address | None = None
     follow: bool = False               # keep the guest's network true to the host's while we run
+    must_follow: bool = False          # it was asked for: what is in its way is an error
     wait_online_s: int | None = None   # seconds to wait for the host's network at the start; 0: for ever
     map_guest4: IPv4Address | None = None  # what means the host's own address
     map_guest6: IPv6Address | None = None

@@ -1,8 +1,8 @@
 """Follows the host while the program runs: --follow, --wait-online.
 
-A start opens the `WatchedHost` first, with the caller's rights, and makes a `Following` of it while a child
-makes the tap. From `start` on the loop calls. Each hint of a change leads to a reading, and each reading
-that finds another network to `Network.renew`.
+A start opens the `WatchedHost` first, with the caller's rights; a moment after the loop has begun, a
+`Following` is made of it (`follow.lookout`). From `start` on the loop calls. Each hint of a change leads to
+a reading, and each reading that finds another network to `Network.renew`.
 
 Facts are read, and what follows is worked out, in pieces of some milliseconds (`follow.turns`): the tables of
 a usual host in one, 10,000 routes in thirty or more.
@@ -21,7 +21,6 @@ from passt.follow.sweep import Sweep, moved_addresses
 from passt.follow.watched_host import RESOLV_CONF
 from passt.host import resolvconf
 from passt.host.host_facts import read_addresses
-from passt.host.rtnetlink.socket import RtnlSocket
 from passt.namespace.renumbering import plan_in_pieces
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -83,24 +82,24 @@ _N_ORDERS = 128                    # that are packed and sent at once
 
 
 class Following:
-    """Has a run follow *host*. Raises HostError.
+    """Has a run follow *host*.
 
-    *configurer* changes the namespace, where --config-net has set it up.
     *facts* are those of the last reading that made a network. *on_changed*, when set, gets the guest's new
     network and what people may want to know of the change.
     """
 
-    def __init__(self, settings: Settings, host: WatchedHost, configurer: Configurer | None = None) -> None:
+    def __init__(self, settings: Settings, host: WatchedHost) -> None:
         self._settings = settings
         self._watch = host.watch
         self._host = host.reader
         self._resolvers = host.resolvers
         self.facts = host.facts
         self._addresses = self._judged = host.addresses
-        self._questions = RtnlSocket()   # for what is read in one piece, maybe between two of a reading
-        self._neighbours = Neighbourhood(self._questions)
+        # For what is read in one piece, maybe between two of a reading.
+        self._questions = host.question_socket
+        self._neighbours = Neighbourhood(host.neighbour_watch, self._questions)
         self._resolver_reader = host.resolver_reader
-        self._configurer = configurer
+        self._configurer = host.configurer
         self._network: Followed | None = None
         self._guest: GuestNet | None = None
         self._gatherer: Gatherer | None = None

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from passt.facts.guest import GuestFamily, GuestNet
     from passt.host.rtnetlink.neighbours import NeighbourMessage
     from passt.host.rtnetlink.socket import RtnlSocket
+    from passt.host.rtnetlink.watch import GroupSocket
 
     class Loop(Protocol):
         """The part of `dataplane.engine.Engine` that is used."""
@@ -57,14 +58,15 @@ MAX_NEIGHBOURS = 512               # as `dataplane.core.neighbour_table` takes
 
 
 class Neighbourhood:
-    """Hears of neighbours from now on; *rtnetlink* is asked for their table. Raises HostError.
+    """Hears of neighbours by *group_socket*, as a `NeighbourWatch`; *rtnetlink* is asked for their table.
 
     *clock* and *work_clock* are as for `Gatherer`.
     """
 
-    def __init__(self, rtnetlink: RtnlSocket, clock: Callable[[], float] = time.monotonic,
+    def __init__(self, group_socket: GroupSocket, rtnetlink: RtnlSocket,
+                 clock: Callable[[], float] = time.monotonic,
                  work_clock: Callable[[], float] = time.thread_time) -> None:
-        self._watch = NeighbourWatch()
+        self._watch = NeighbourWatch(group_socket)
         self._rtnetlink = rtnetlink
         self._clock = clock
         self._work_clock = work_clock

@@ -62,7 +62,7 @@ def renew(settings: Settings, known: HostFacts, found: HostFacts, guest: GuestNe
         found.has_ip6,
     )
     try:
-        wanted = resolve(settings, facts)
+        wanted = resolve(settings, facts, may_come=True)
     except ConfigError as error:
         return Renewal(known, guest, (), str(error))
     wanted = replace(wanted, ifname=guest.ifname, warnings=guest.warnings, notes=guest.notes)

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import resource
+import signal
 
 from passt.host import syscalls
 
@@ -84,6 +85,22 @@ def raise_file_limit() -> tuple[int, int]:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return soft, hard
+
+
+def end_with(reader: int) -> None:
+    """Have the kernel end this process, even a stopped one, when nobody has the write end of a pipe any more.
+
+    *reader* is the only read end. The kernel sends a signal then by which input is told, and we choose
+    SIGKILL (fcntl(2), F_SETSIG). Raises OSError if the write end has gone already.
+    """
+    fcntl.fcntl(reader, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(reader, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(reader, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
+    try:
+        gone = os.read(reader, 1) == b""
+    except BlockingIOError:
+        return
+    raise OSError(errno.EPIPE if gone else errno.EIO, "the main process has ended")
 
 
 def file_limit() -> int:

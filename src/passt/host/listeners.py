@@ -40,6 +40,7 @@ LOW_PORTS_PATH = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 EPHEMERAL = "net.ipv4.ip_local_port_range"
 EPHEMERAL_PATH = "/proc/sys/net/ipv4/ip_local_port_range"
 DEFAULT_EPHEMERAL = (49152, 65535)  # RFC 6335 6
+NOT_YET = -1
 BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn, 4096 by default since Linux 5.4
 # Descriptors set aside for connections and the rest of the start: one in RESERVE_SHARE, at least
 # MIN_RESERVE, at most half of all.
@@ -64,7 +65,10 @@ _KINDS = {socket.IPPROTO_TCP: socket.SOCK_STREAM, socket.IPPROTO_UDP: socket.SOC
 
 
 class Listener:
-    """A bound socket (TCP: listening), to be handed to the engine with its *rule*."""
+    """A bound socket (TCP: listening), to be handed to the engine with its *rule*.
+
+    *fd* is NOT_YET if the rule's interface has to come first.
+    """
 
     __slots__ = ("fd", "port", "proto", "rule")
 
@@ -146,9 +150,10 @@ class HostBinder:
 
 
 def open_listeners(rules: Iterable[PortRule], binder: HostBinder, max_listeners: int, *,
-                   file_limit: int | None = None, n_later: int = 0) -> list[Listener]:
+                   file_limit: int | None = None, n_later: int = 0, waits: bool = False) -> list[Listener]:
     """Open a socket for each port of each rule that is not `auto`, *max_listeners* at most.
 
+    With *waits* the interface of a rule that is not optional may come later; a warning says so.
     *n_later* shares of the descriptors are left to specifications whose ports are opened later.
     *file_limit* is the limit of open files, by default the process's own. Raises ConfigError, with
     nothing left open, if a port of a rule that is not optional cannot be had, or no port of an optional
@@ -159,23 +164,29 @@ def open_listeners(rules: Iterable[PortRule], binder: HostBinder, max_listeners:
     try:
         for rule in bound:
             if not rule.optional:
-                _open_all(rule, binder, listeners, max_listeners)
+                _open_all(rule, binder, listeners, max_listeners, waits=waits)
         groups = optional_groups(bound)
         left = min(count_spare_descriptors(file_limit), max_listeners - len(listeners)) if groups else 0
         for n_done, group in enumerate(groups.values()):
             left -= _open_some(group, binder, listeners, left // (len(groups) + n_later - n_done))
     except BaseException:
-        for listener in listeners:
-            os.close(listener.fd)
+        _close_all(listeners)
         raise
     return listeners
+
+
+def _close_all(listeners: Iterable[Listener]) -> None:
+    for listener in listeners:
+        if listener.fd != NOT_YET:
+            os.close(listener.fd)
 
 
 class HostPorts:
     """The port rules of a run, with the host ports of fixed rules bound already.
 
     *inbound* and *outbound* are the rules of the host's ports and the namespace's, without the ephemeral
-    ports that a rule leaves out, and with the ports of those that named none. *freebind* is for `HostBinder`;
+    ports that a rule leaves out, and with the ports of those that named none. *freebind* is for `HostBinder`,
+    *waits* for `open_listeners`;
     *handed_over* are descriptors and names for rules that name sockets; *settled* are the rules that named no
     port, as they are now. Raises ConfigError like `open_listeners`.
     """
@@ -183,8 +194,8 @@ class HostPorts:
     __slots__ = ("binder", "inbound", "listeners", "outbound", "settled")
 
     def __init__(self, port_rules: Iterable[PortRule], namespace_rules: Iterable[PortRule], guest: GuestNet,
-                 max_listeners: int, *, freebind: bool = False, handed_over: Mapping[int, str] | None = None
-                 ) -> None:
+                 max_listeners: int, *, freebind: bool = False, handed_over: Mapping[int, str] | None = None,
+                 waits: bool = False) -> None:
         self.binder = HostBinder(ip4=guest.ip4 is not None, ip6=guest.ip6 is not None,
                                  freebind=freebind,
                                  ifindex6=guest.ip6.template_ifindex if guest.ip6 else 0)
@@ -193,14 +204,13 @@ class HostPorts:
         self.outbound = leave_out_ephemeral(namespace_rules)
         # One port of the namespace may take two sockets, one for each family.
         self.listeners = open_listeners(self.inbound, self.binder, max_listeners,
-                                        n_later=2 * len(optional_groups(self.outbound)))
+                                        n_later=2 * len(optional_groups(self.outbound)), waits=waits)
         # Last: else the kernel might choose a port that another rule names.
         try:
             found = [listener for rule in rules if not rule.first
                      for listener in open_unnamed(rule, self.binder, handed_over or {})]
         except BaseException:
-            for listener in self.listeners:
-                os.close(listener.fd)
+            _close_all(self.listeners)
             raise
         self.settled = [listener.rule for listener in found]
         self.inbound += self.settled
@@ -208,7 +218,8 @@ class HostPorts:
 
     def named(self) -> list[tuple[PortRule, int]]:
         """List rule and port of what has to be open: of rules that may not fail."""
-        return [(listener.rule, listener.port) for listener in self.listeners if not listener.rule.optional]
+        return [(listener.rule, listener.port) for listener in self.listeners
+                if not listener.rule.optional and listener.fd != NOT_YET]
 
 
 def open_unnamed(rule: PortRule, binder: HostBinder, handed_over: Mapping[int, str]) -> list[Listener]:
@@ -254,14 +265,20 @@ def optional_groups(rules: Iterable[PortRule]) -> dict[tuple[str, int], list[Por
     return groups
 
 
-def _open_all(rule: PortRule, binder: HostBinder, listeners: list[Listener], max_listeners: int) -> None:
+def _open_all(rule: PortRule, binder: HostBinder, listeners: list[Listener], max_listeners: int, *,
+              waits: bool) -> None:
     if len(listeners) + rule.last - rule.first >= max_listeners:
         raise ConfigError(f"{rule.spec}: that makes more than {max_listeners} sockets; forward fewer ports")
     for port in range(rule.first, rule.last + 1):
         try:
             listeners.append(Listener(binder.open(rule, port), port, rule))
         except OSError as error:
-            raise ConfigError(explain_failure(rule, port, error)) from None
+            if not (waits and rule.ifname is not None and error.errno == errno.ENODEV):
+                raise ConfigError(explain_failure(rule, port, error)) from None
+            log.once(log.WARNING, f"{rule.spec} waits",
+                     f"{rule.spec or f'{_OPTIONS[rule.proto]} {port}'}: there is no interface {rule.ifname}"
+                     " yet: its ports are opened when it comes")
+            listeners.append(Listener(NOT_YET, port, rule))
 
 
 def _open_some(rules: Sequence[PortRule], binder: HostBinder, listeners: list[Listener], limit: int) -> int:

@@ -90,9 +90,11 @@ class NameForwarder:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if rules is not None:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, RULES_ROOM)
+        life = os.pipe()
         if _fork_forwarder() == 0:
-            _run(theirs, list(self._sockets.values()), asked, guest, user, rules, self._counts)
+            _run(theirs, life, list(self._sockets.values()), asked, guest, user, rules, self._counts)
         theirs.close()
+        os.close(life[0])          # nothing comes through it: the end of our end ends the process
         ours.setblocking(False)
         self._channel = ours
         self._service = guest.names
@@ -269,14 +271,14 @@ def _fork_forwarder() -> int:
         raise HostError(f"cannot start the process that forwards queries: {error.strerror}") from None
 
 
-def _run(channel: socket.socket, doors: list[socket.socket], asked: NameSettings, guest: GuestNet,
-         user: Identity | None, rules: EgressRules | None, counts: Counts) -> NoReturn:
+def _run(channel: socket.socket, life: tuple[int, int], doors: list[socket.socket], asked: NameSettings,
+         guest: GuestNet, user: Identity | None, rules: EgressRules | None, counts: Counts) -> NoReturn:
     """Be the forwarder until the main process has gone."""
     try:
         # What the main process does not need is loaded by this one alone.
         from passt.process import helper
 
-        helper.detach("passt-names", (channel.fileno(), *(sock.fileno() for sock in doors)))
+        helper.detach("passt-names", (channel.fileno(), *(sock.fileno() for sock in doors)), life)
         if channel.recv(1):        # else the start has failed
             from passt.names import service
 

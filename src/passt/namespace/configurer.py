@@ -60,11 +60,19 @@ _DONE, _REFUSED = b"d", Struct("=ci")
 
 
 class Configurer:
-    """Make it before the child is started. Raises HostError."""
+    """Make it before the child is started. Raises HostError.
 
-    def __init__(self) -> None:
+    If it ends while it is needed, that is told at *level*.
+    """
+
+    def __init__(self, level: int = log.WARNING) -> None:
+        self._level = level
         self._program = SmallProgram("configurer")
-        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            self._program.leave()
+            raise HostError(f"cannot prepare to configure the namespace: {error.strerror}") from None
         self._queue: deque[bytes] = deque()
         self._queued_len = 0
         self._loop: Loop | None = None
@@ -81,17 +89,24 @@ class Configurer:
 
         The child calls it. Raises HostError.
         """
-        with RtnlSocket() as rtnetlink:
-            index = _INDEX.pack(rtnetlink.get_link(ifname).ifindex)
-            try:
+        try:
+            with RtnlSocket() as rtnetlink:
+                index = _INDEX.pack(rtnetlink.get_link(ifname).ifindex)
                 socket.send_fds(self._theirs, [index], [rtnetlink.fileno()])
-            except OSError as error:
-                raise HostError(f"cannot hand over a netlink socket: {error.strerror}") from None
-        self._theirs.close()
+        except OSError as error:
+            raise HostError(f"cannot hand over a netlink socket: {error.strerror}") from None
+        finally:
+            self._theirs.close()       # the main process waits for a message, or this
 
     def close_inner_end(self) -> None:
         """Close what is the child's; call when that was started."""
         self._theirs.close()
+
+    def close(self) -> None:
+        """Do without, before the child is started."""
+        self._ours.close()
+        self._theirs.close()
+        self._program.leave()
 
     def start_program(self) -> None:
         """Start the program with what the child has handed over, before any capability is given up.
@@ -99,21 +114,30 @@ class Configurer:
         Call when the child has made the tap, with one thread. Raises HostError.
         """
         try:
+            # The child has said that the tap is there after it has sent this, or has not been able to. Others
+            # may have its end open: who waits for us to be ready in the background, say.
+            self._ours.setblocking(False)
             message, fds, _, _ = socket.recv_fds(self._ours, _INDEX.size, 1)
         except OSError:
             message, fds = b"", []
         self._ours.close()
         if len(message) != _INDEX.size or not fds:
+            self._program.leave()
             raise HostError("the child has handed over no netlink socket: too many open files?")
         [self.ifindex] = _INDEX.unpack(message)
         try:
             self._ours = self._program.start(FORM, (str(self.ifindex),), fds,
                                              capabilities=1 << CAP_NET_ADMIN)
+        except HostError:
+            self.ifindex = 0
+            raise
         finally:
             os.close(fds[0])
 
     def start(self, loop: Loop) -> None:
-        """Take messages of the configurer in *loop*."""
+        """Take messages of the configurer in *loop*, if it was started."""
+        if not self.ifindex:
+            return
         self._ours.setblocking(False)
         self._loop = loop
         loop.add_reader(self._ours.fileno(), self._on_event)
@@ -193,8 +217,9 @@ class Configurer:
         if self._loop is None:
             return
         self._loop.remove_reader(self._ours.fileno())
-        self._loop.call_later(_END_S, lambda: log.warning(
-            "the process that configures the namespace has ended: its addresses and routes stay as they are"))
+        self._loop.call_later(_END_S, lambda: log.once(
+            self._level, "configurer has ended", "the process that configures the namespace has ended: its"
+                                                 " addresses and routes stay as they are"))
         self._loop = None
         self._ours.close()
         self._program.leave()

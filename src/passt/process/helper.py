@@ -1,7 +1,7 @@
 """The begin of a process that helps the main one: what each of them lets go of, and gives up.
 
-They are the helper for low ports, the forwarder of names and the reader of --policy. The reader of
-resolv.conf and the configurer are programs of their own, and do the same by `src/helpers/confine.c`.
+They are the helper for low ports and the forwarder of names. The readers of files and the configurer are
+programs of their own, and do the same by `src/helpers/confine.c`.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ if TYPE_CHECKING:
     from passt.process.identity import Identity
 
 
-def detach(name: str, keep: Iterable[int]) -> None:
+def detach(name: str, keep: Iterable[int], life: tuple[int, int]) -> None:
     """Let go of the caller's terminal, directory and descriptors; those of *keep* stay, and the log's.
 
     The process is called *name* in lists of processes: who looks for pasta or passt wants the main one.
-    Signals are blocked: such a process ends with its channel, or by SIGKILL. Raises OSError or HostError.
+    Signals are blocked: such a process ends with its channel, or by SIGKILL, which comes with the end of the
+    main process: *life* is a pipe of its, read end and write end. Raises OSError or HostError.
     """
     signals.block_all()
     take_name(name)
     os.setsid()
     os.chdir("/")
-    descriptors.tidy_descriptors((*keep, *log.descriptors()))
+    descriptors.tidy_descriptors((*keep, life[0], *log.descriptors()))
     null = descriptors.open_null()
     for fd in range(descriptors.FIRST_OWN_FD):
         os.dup2(null, fd)
     os.close(null)
+    descriptors.end_with(life[0])
 
 
 def confine(form: str, user: Identity | None = None, *, right: int | None = None,
-            enters_empty_root: bool = False, reads: bool = False) -> None:
+            enters_empty_root: bool = False) -> None:
     """Give up all but the system calls of the filter *form*, and the capability *right* if there is one.
 
-    The process becomes *user* before. With *reads* it may open files for reading, as far as the filter lets
-    it. Call when all is loaded, with one thread. Raises OSError or HostError.
+    The process becomes *user* before. Call when all is loaded, with one thread. Raises OSError or HostError.
     """
     if user is not None:
         user.assume()
@@ -56,7 +57,7 @@ def confine(form: str, user: Identity | None = None, *, right: int | None = None
     except OSError:
         pass                       # Landlock closes paths then
     try:
-        landlock.restrict(signals=True, reading=reads)
+        landlock.restrict(signals=True)
     except OSError:
         pass                       # the filter is there in any case
     if right is None:

@@ -14,6 +14,7 @@ import sys
 import time
 
 from passt import log
+from passt.light.kept_modules import KeptModules
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def find_packages() -> None:
 
 def close_paths() -> None:
     """Stop the interpreter from opening files; call when everything is loaded."""
-    sys.meta_path[:] = [finder for finder in sys.meta_path if getattr(finder, "__name__", "") in _COMPILED_IN]
+    sys.meta_path[:] = [finder for finder in sys.meta_path
+                        if isinstance(finder, KeptModules) or getattr(finder, "__name__", "") in _COMPILED_IN]
     sys.path_hooks.clear()
     sys.path_importer_cache.clear()
     sys.excepthook = _on_uncaught

@@ -45,28 +45,38 @@ class SmallProgram:
         its filter. It keeps *capabilities*, a mask of 1 << CAP_*, if we have them. One thread only. Raises
         HostError.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            life, self._life = os.pipe()
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             try:
-                passed = (theirs.fileno(), life, *fds)
-                self._spawn([*arguments, *map(str, passed)], passed, form, ours, capabilities)
+                self._start(form, arguments, (theirs.fileno(), *fds), ours, capabilities)
+            except OSError:
+                ours.close()
+                raise
             finally:
-                os.close(life)
+                theirs.close()
         except OSError as error:
-            ours.close()
             self.leave()
             raise HostError(f"cannot start the program {self._path}: {error.strerror}") from None
-        finally:
-            theirs.close()
-            os.close(self._fd)
         return ours
 
     def leave(self) -> None:
-        """Have the program end at once, if it has not; it may be called again."""
-        if self._life >= 0:
-            os.close(self._life)
-        self._life = -1
+        """Have the program end at once, or never be started; it may be called again."""
+        for fd in (self._life, self._fd):
+            if fd >= 0:
+                os.close(fd)
+        self._life = self._fd = -1
+
+    def _start(self, form: str, arguments: Sequence[str], fds: Sequence[int], channel: socket.socket,
+               capabilities: int) -> None:
+        """Start it with the pipe behind its end of the *channel*. Raises OSError."""
+        life, self._life = os.pipe()
+        try:
+            passed = (fds[0], life, *fds[1:])
+            self._spawn([*arguments, *map(str, passed)], passed, form, channel, capabilities)
+        finally:
+            os.close(life)
+        os.close(self._fd)
+        self._fd = -1
 
     def _spawn(self, arguments: Sequence[str], passed: Sequence[int], form: str, channel: socket.socket,
                capabilities: int) -> None:

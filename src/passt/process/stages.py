@@ -48,21 +48,21 @@ class Stage:
 
 STAGES = (
     Stage("host", _ALL, "signalfd of SIGUSR1, packet capture, connection of --fd; the host is read;"
-          " with --follow its network is watched from now on"),
+          " if it is followed, its network is watched from now on"),
     Stage("ports", _ALL, "listeners of the host's ports, opened or handed over; the file of --ports-file"),
     Stage("target", (ATTACHED,), "namespaces, watch for their end"),
     Stage("socket", _ALL, "listening sockets for a machine, --control and --conf-path, their files; with"
-          " either of these two, or --follow and a low port of an interface, a helper for low ports; with"
-          " --follow a process that reads resolv.conf; with --dns-forward the forwarder of names and its"
-          " doors"),
+          " either of these two, or a low port of an interface that is followed, a helper for low ports; if"
+          " the host is followed a process that reads resolv.conf; with --dns-forward the forwarder of names"
+          " and its doors"),
     Stage("user", _ALL, "", "the user: root of the host becomes nobody, or the user of --runas"),
     Stage("user-namespace", _ALL, "capabilities inside", "capabilities over the host"),
     Stage("pid-namespace", (ATTACHED, *_MACHINE), "in the background: own PID namespace",
           "sight of the host's processes", may_be_off=True),
     Stage("child", _PASTA, "channel to the child, which makes the tap"),
     Stage("network", _ALL, "every module, engine, null device, terminal (command), sources of bound ports"),
-    Stage("tap", _PASTA, "tap and network namespace, from the child; with --follow and --config-net a"
-          " program that changes addresses and routes there", "the child (attached)"),
+    Stage("tap", _PASTA, "tap and network namespace, from the child; with --config-net, if the host is"
+          " followed, a program that changes addresses and routes there", "the child (attached)"),
     Stage("inner-user", _ALL, "", "root of the host, kept until now for the child's work and files"),
     Stage("namespaces", _ALL, "own mount, IPC and UTS namespaces", may_be_off=True),
     Stage("root", _ALL, "empty root directory, read-only", "every path", may_be_off=True),

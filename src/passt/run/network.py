@@ -19,10 +19,11 @@ import signal
 import time
 
 from passt import log
-from passt.errors import ConfigError
+from passt.errors import ConfigError, HostError
 from passt.facts.contracts import MAX_LISTENERS
 from passt.forward.bypass import Bypass
 from passt.forward.policy import Policy
+from passt.host.descriptors import file_limit
 from passt.host.ping_permission import PingRefusal
 from passt.host.udp_timeouts import udp_timeouts
 from passt.light.values import replace
@@ -33,13 +34,14 @@ from passt.run.port_forwarding import PortForwarding, has_low_port_of_interface
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
+    from typing import TypeVar
 
     from passt.config.learned_file import LearnedFile
     from passt.control.door import Control
     from passt.dataplane.engine import Engine
     from passt.facts.guest import GuestNet
     from passt.facts.settings import ForwardingSettings, Settings
-    from passt.follow.following import Following
+    from passt.follow.lookout import Lookout
     from passt.follow.policy_reader import PolicyReader
     from passt.follow.watched_host import WatchedHost
     from passt.forward.egress import Egress, Ingress
@@ -48,7 +50,6 @@ if TYPE_CHECKING:
     from passt.forward.openings import Openings
     from passt.host.listeners import HostPorts
     from passt.names.process import NameForwarder
-    from passt.namespace.configurer import Configurer
     from passt.process.background import Background
     from passt.process.identity import Identity
     from passt.process.ports_file import PortsFile
@@ -58,13 +59,15 @@ if TYPE_CHECKING:
     from passt.run.port_helper import PortHelper
     from passt.run.steering import Steering
 
+    T = TypeVar("T")
+
 # What `Network` imports.
 _LARGE_PARTS = ("passt.dataplane.engine", "passt.responders.dispatch", "passt.responders.guest_solicitor",
                 "passt.responders.router_advertiser")
 # What follows the host.
-FOLLOWING_PARTS = ("passt.follow.following", "passt.responders.reconfiguration",
-                   "passt.responders.reconfigurer")
+FOLLOWING_PARTS = ("passt.responders.reconfiguration", "passt.responders.reconfigurer")
 SECRET_LEN = 16  # bytes, as Engine takes it
+MIN_FILES_TO_FOLLOW = 128          # open at once: a start that was not told to follow takes none of fewer
 
 
 def load_all(*others: str) -> None:
@@ -73,33 +76,55 @@ def load_all(*others: str) -> None:
         __import__(name)
 
 
-def watch_host(settings: Settings) -> WatchedHost | None:
-    """Wait for the host's network, and open what is needed to follow it, if that is wanted.
+def watch_host(settings: Settings) -> tuple[Settings, WatchedHost | None]:
+    """Wait for the host's network, and open what is needed to follow it, as far as that is wanted.
 
-    Raises PasstError.
+    Returns *settings* as they are from now on: a start that was not told to follow does without where it
+    cannot. Raises PasstError.
     """
     asked = settings.addresses
     if asked.wait_online_s is None and not asked.follow:
-        return None
+        return settings, None
     from passt.follow.watched_host import WatchedHost, wait_online
 
     if asked.wait_online_s is not None and not wait_online(settings, asked.wait_online_s):
         log.warning(f"option '--wait-online={asked.wait_online_s}': the host has no network yet; goes on"
                     " with link-local addresses")
-    return WatchedHost(settings) if asked.follow else None
+    host = None
+    if asked.follow and (asked.must_follow or file_limit() >= MIN_FILES_TO_FOLLOW):
+        host = follow_if_possible(settings, lambda: WatchedHost(settings))
+    if host is None:
+        settings = replace(settings, addresses=replace(asked, follow=False))
+    return settings, host
 
 
-def prepare_following(settings: Settings, host: WatchedHost | None, configurer: Configurer | None = None
-                      ) -> Following | None:
-    """Load what follows *host*, if it is watched; *configurer* is that of a namespace that we set up.
+def follow_if_possible(settings: Settings, step: Callable[[], T]) -> T | None:
+    """Return what *step* does; None if it fails, and nobody has asked for --follow. Raises HostError."""
+    try:
+        return step()
+    except (HostError, OSError) as error:
+        if settings.addresses.must_follow:
+            raise
+        log.debug(f"the host is not followed: {error}")
+        return None
 
-    Call while a child does its work. Raises HostError.
+
+def start_resolver_reader(settings: Settings, host: WatchedHost | None, user: Identity | None) -> None:
+    """Start the program that reads resolv.conf for *host*, if that is watched, as *user*. Raises HostError.
+
+    Call with one thread and the caller's rights.
     """
+    if host is not None:
+        follow_if_possible(settings, lambda: host.start_reader(user))
+
+
+def prepare_following(settings: Settings, host: WatchedHost | None) -> Lookout | None:
+    """Read the modules that follow *host*, if it is watched. Call while a child does its work."""
     if host is None:
         return None
-    from passt.follow.following import Following
+    from passt.follow.lookout import Lookout
 
-    return Following(settings, host, configurer)
+    return Lookout(settings, host)
 
 
 def start_names(settings: Settings, guest: GuestNet, user: Identity | None) -> NameForwarder | None:
@@ -162,7 +187,7 @@ def resolve_guest(settings: Settings, host: WatchedHost | None = None) -> GuestN
         interface=asked.interface, outbound_if4=asked.outbound_if4, outbound_if6=asked.outbound_if6,
         want4=settings.protocols.ip4, want6=settings.protocols.ip6,
         want_routes=namespace.config_net and namespace.copy_routes)
-    guest = resolve(settings, facts)
+    guest = resolve(settings, facts, may_come=asked.must_follow)
     for warning in guest.warnings:
         log.warning(warning)
     if settings.log.banner:
@@ -184,12 +209,13 @@ def print_banner(settings: Settings, guest: GuestNet, control: Control | None = 
         log.info(f"Saving packet capture to {settings.diagnostics.pcap}")
 
 
-def open_ports(asked: ForwardingSettings, guest: GuestNet, *, changes: bool) -> HostPorts | None:
-    """Bind the host ports of fixed rules; return None if there are no rules at all. Raises PasstError.
+def open_ports(settings: Settings, guest: GuestNet) -> HostPorts | None:
+    """Bind the host ports of fixed rules; return None if there are no rules, and none can come later.
 
-    *changes* says that rules may come later.
+    Raises PasstError.
     """
-    if not (asked.port_rules or asked.namespace_rules or changes):
+    asked = settings.forwarding
+    if not (asked.port_rules or asked.namespace_rules or settings.control.changes_ports):
         return None
     from passt.host.listeners import HostPorts
 
@@ -199,7 +225,7 @@ def open_ports(asked: ForwardingSettings, guest: GuestNet, *, changes: bool) -> 
 
         handed_over = inherited_sockets.list_handed_over()
     ports = HostPorts(asked.port_rules, asked.namespace_rules, guest, MAX_LISTENERS, freebind=asked.freebind,
-                      handed_over=handed_over)
+                      handed_over=handed_over, waits=settings.addresses.follow)
     if handed_over:
         inherited_sockets.forget(handed_over)
     return ports
@@ -214,7 +240,7 @@ def open_helper(settings: Settings, ports: HostPorts | None, user: Identity | No
         return None
     from passt.run.port_helper import start_helper
 
-    return start_helper(ports.binder, user)
+    return follow_if_possible(settings, lambda: start_helper(ports.binder, user))
 
 
 def open_ports_file(asked: ForwardingSettings, background: Background) -> PortsFile | None:
@@ -325,7 +351,8 @@ class Network:
                                  explain=explain)
         # We have set up the guest's addresses: it must not configure others from advertisements.
         advertise = asked.ndp and asked.router_advertisements and not settings.namespace.config_net
-        reconfiguration = _open_reconfiguration() if settings.addresses.follow and asked.dhcpv6 else None
+        calls = settings.addresses.follow and asked.dhcpv6 and not settings.namespace.config_net
+        reconfiguration = _open_reconfiguration() if calls else None
         self._dispatcher = Dispatcher(guest, dhcp=asked.dhcp, ndp=asked.ndp, router_advertisements=advertise,
                                       dhcpv6=asked.dhcpv6, explain=explain, warn=log.warning,
                                       is_guest=policy.observed.is_guest,

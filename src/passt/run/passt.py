@@ -31,6 +31,7 @@ from passt.run.network import (
     settle_ports,
     start_names,
     start_policy_reader,
+    start_resolver_reader,
     tell_ports,
     watch_host,
     watch_signals,
@@ -67,7 +68,6 @@ class _Passt:
         self._isolation = Isolation(self._progress)
         self._progress.enter("host")
         settings, self._learned = prepare_egress(settings, background)
-        self._settings = settings
         self._user = identity.choose(settings.process.runas)
         self._connection = None if settings.socket.fd is None else unix_socket.adopt(
             settings.socket.fd, passes_descriptors=settings.socket.vhost_user)
@@ -75,15 +75,14 @@ class _Passt:
             background.expect_file()
         self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
                                         on_created=background.has_made)
-        self._host = watch_host(settings)
+        settings, self._host = watch_host(settings)
         self._guest = resolve_guest(settings, self._host)
         self._progress.enter("ports")
         self._ports_file = open_ports_file(settings.forwarding, background)
-        self._ports = open_ports(settings.forwarding, self._guest, changes=settings.control.changes_ports)
+        self._ports = open_ports(settings, self._guest)
         self._settings = settle_ports(settings, self._ports)
         self._progress.enter("socket")
-        if self._host is not None:
-            self._host.start_reader(self._user)
+        start_resolver_reader(settings, self._host, self._user)
         self._names = start_names(settings, self._guest, self._user)
         self._policy_reader = start_policy_reader(settings, self._user)
         self._listener = None

@@ -38,6 +38,7 @@ from passt.run.isolation import Isolation
 from passt.run.network import (
     FOLLOWING_PARTS,
     Network,
+    follow_if_possible,
     follows_ports,
     load_all,
     open_helper,
@@ -50,6 +51,7 @@ from passt.run.network import (
     settle_ports,
     start_names,
     start_policy_reader,
+    start_resolver_reader,
     tell_ports,
     watch_host,
     watch_signals,
@@ -65,12 +67,11 @@ if TYPE_CHECKING:
     from passt.dataplane.sockets.namespace_thread import NamespaceThread
     from passt.facts.guest import GuestNet
     from passt.facts.settings import ForwardingSettings, NamespaceSettings, ProtocolSettings, Settings
-    from passt.follow.following import Following
+    from passt.follow.lookout import Lookout
     from passt.follow.policy_reader import PolicyReader
     from passt.names.process import NameForwarder
     from passt.namespace.child import Child, TapFacts
     from passt.namespace.child_channel import Channel
-    from passt.namespace.configurer import Configurer
     from passt.namespace.existing import PathWatch, ProcfsWatch
     from passt.process.background import Background
     from passt.process.identity import Identity
@@ -111,25 +112,21 @@ class _Pasta:
         self._isolation = Isolation(self._progress)
         self._progress.enter("host")
         settings, self._learned = prepare_egress(settings, background)
-        self._settings = settings
         if settings.diagnostics.pcap is not None:
             background.expect_file()
         self._diagnostics = Diagnostics(settings.diagnostics, debug=settings.log.debug,
                                         on_created=background.has_made)
         self._user = identity.choose(settings.process.runas)
-        self._configurer: Configurer | None = None
-        if settings.addresses.follow and settings.namespace.config_net:
-            from passt.namespace.configurer import Configurer
-
-            self._configurer = Configurer()
-        self._host = watch_host(settings)
-        self._following: Following | None = None
+        settings, self._host = watch_host(settings)
+        self._settings = settings
+        self._configurer = self._host.configurer if self._host is not None else None
+        self._following: Lookout | None = None
         self._guest = resolve_guest(settings, self._host)
         self._progress.enter("ports")
         self._control: Control | None = None
         self._conf_path = settings.control.conf_path
         self._ports_file = open_ports_file(settings.forwarding, background)
-        self._ports = open_ports(settings.forwarding, self._guest, changes=settings.control.changes_ports)
+        self._ports = open_ports(settings, self._guest)
         self._settings = settle_ports(settings, self._ports)
         self._steering: Steering | None = None
         self._names: NameForwarder | None = None
@@ -137,12 +134,12 @@ class _Pasta:
         self._helper: PortHelper | None = None
         if _must_load_first(settings.namespace, self._user):
             load_all(*(FOLLOWING_PARTS if self._host is not None else ()))
+            self._following = prepare_following(settings, self._host)
 
     def _open_socket(self) -> None:
         """Make the sockets and processes that are asked for and take the caller's rights."""
         self._progress.enter("socket")
-        if self._host is not None:
-            self._host.start_reader(self._user)
+        start_resolver_reader(self._settings, self._host, self._user)
         self._names = start_names(self._settings, self._guest, self._user)
         self._policy_reader = start_policy_reader(self._settings, self._user)
         if self._settings.control.control_path is not None:
@@ -270,8 +267,9 @@ class _Pasta:
     def _configure_tap(self) -> TapFacts:
         facts = _configure(self._guest, config_net=self._settings.namespace.config_net,
                            lifetimes=self._configurer is not None)
-        if self._configurer is not None:
-            self._configurer.hand_over(self._guest.ifname)
+        configurer = self._configurer
+        if configurer is not None:
+            follow_if_possible(self._settings, lambda: configurer.hand_over(self._guest.ifname))
         return facts
 
     def _leave_configurer(self) -> None:
@@ -282,7 +280,8 @@ class _Pasta:
         """Load and build the data plane, and what follows the host."""
         forwarding = self._settings.forwarding
         self._progress.enter("network")
-        self._following = prepare_following(self._settings, self._host, self._configurer)
+        if self._following is None:
+            self._following = prepare_following(self._settings, self._host)
         # Flows that bypass the link need the thread in the namespace.
         bypassed = bool(forwarding.namespace_rules or (forwarding.port_rules and forwarding.splice)
                         or forwarding.splice_only or self._steering is not None)
@@ -301,7 +300,7 @@ class _Pasta:
         enter("tap")
         tap = child.receive_tap()
         if self._configurer is not None:
-            self._configurer.start_program()
+            follow_if_possible(settings, self._configurer.start_program)
         if settings.forwarding.splice_only:
             os.close(tap.fd)
             engine.go_without_link()

@@ -17,6 +17,7 @@ from passt.host.bound_ports import PortScanner, open_sources
 from passt.host.interface_index import bound_index
 from passt.host.listeners import (
     DEFAULT_EPHEMERAL,
+    NOT_YET,
     count_spare_descriptors,
     cut_ports,
     optional_groups,
@@ -46,7 +47,8 @@ INTERVAL_S = 0.75                 # between scans, so that a listener follows it
 class OnInterface:
     """A listener that is bound to the interface that its rule names, or to the template's for its address.
 
-    *fd* changes when the interface was made anew, or another one has its name or its place.
+    *fd* changes when the interface was made anew, or another one has its name or its place; NOT_YET: the
+    interface was never there.
     """
 
     __slots__ = ("fd", "port", "rule")
@@ -69,8 +71,9 @@ class HostSide:
         self._indices: dict[str | None, int] = {}   # by which all of these are bound
 
     def take(self, listener: Listener) -> object:
-        """Have the engine serve a listener that is open already; return what `close_listener` takes."""
-        self._engine.add_listener(listener.fd, listener.proto, listener.rule)
+        """Have the engine serve a listener of the start; return what `close_listener` takes."""
+        if listener.fd != NOT_YET:
+            self._engine.add_listener(listener.fd, listener.proto, listener.rule)
         return self._hold(listener.fd, listener.rule, listener.port)
 
     def open_listener(self, rule: object, port: int) -> object:
@@ -106,14 +109,16 @@ class HostSide:
         """Have what `open_listener` returned serve *rule*."""
         if isinstance(handle, OnInterface):
             handle.rule = cast("PortRule", rule)
-        self._engine.change_rule(_fd_of(handle), rule)
+        if _fd_of(handle) != NOT_YET:
+            self._engine.change_rule(_fd_of(handle), rule)
 
     def close_listener(self, handle: object) -> None:
         """Close what `open_listener` returned."""
         if isinstance(handle, OnInterface):
             self._on_interfaces.discard(handle)
-        self._engine.remove_listener(_fd_of(handle))
-        self.n_open -= 1
+        if _fd_of(handle) != NOT_YET:
+            self._engine.remove_listener(_fd_of(handle))
+            self.n_open -= 1
 
     def interfaces(self) -> set[str]:
         """Name the interfaces that rules of open listeners name."""
@@ -136,21 +141,27 @@ class HostSide:
         for held in list(self._on_interfaces):
             ifindex = wanted.get(held.rule.ifname, 0)
             # Without an answer of the kernel's there is no reason to close anything.
-            if ifindex and bound_index(held.fd) not in {0, ifindex} and not self._open_again(held):
+            is_due = held.fd == NOT_YET or bound_index(held.fd) not in {0, ifindex}
+            if ifindex and is_due and not self._open_again(held):
                 self._indices = {}
 
     def _open_again(self, held: OnInterface) -> bool:
         """Open a listener for the interface that there is now; False if it cannot be had."""
-        rule = held.rule
+        rule, is_new = held.rule, held.fd == NOT_YET
         try:
             fd = self._serve(rule, held.port)
         except OSError as error:
+            when = "yet" if is_new else "again, as its interface is another one"
             log.limited(log.WARNING, f"anew {rule.spec}",
                         f"{rule.spec or held.port}: cannot listen on port {held.port} of"
-                        f" {rule.ifname or rule.address} again, as its interface is another one:"
-                        f" {error.strerror}")
+                        f" {rule.ifname or rule.address} {when}: {error.strerror}")
             return False
-        self._engine.remove_listener(held.fd)
+        if is_new:
+            self.n_open += 1
+            log.limited(log.INFO, f"came {rule.spec}", f"{rule.spec or held.port}: port {held.port} is open,"
+                                                       f" as interface {rule.ifname} has come")
+        else:
+            self._engine.remove_listener(held.fd)
         held.fd = fd
         return True
 

@@ -65,12 +65,14 @@ def start_helper(binder: HostBinder, user: Identity | None) -> PortHelper | None
         return None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
+        life = os.pipe()
         pid = os.fork()
     except OSError as error:
         raise HostError(f"cannot start the process that binds low ports: {error.strerror}") from None
     if pid == 0:
-        _run(theirs, binder, user)
+        _run(theirs, life, binder, user)
     theirs.close()
+    os.close(life[0])              # nothing comes through it: the end of our end ends the helper
     _await(ours)
     return PortHelper(ours)
 
@@ -167,12 +169,13 @@ def _close(fds: list[int]) -> None:
         os.close(fd)
 
 
-def _run(channel: socket.socket, binder: HostBinder, user: Identity | None) -> NoReturn:
+def _run(channel: socket.socket, life: tuple[int, int], binder: HostBinder, user: Identity | None
+         ) -> NoReturn:
     """Be the helper until the main process has gone."""
     try:
         said = _READY
         try:
-            helper.detach("passt-ports", (channel.fileno(),))
+            helper.detach("passt-ports", (channel.fileno(),), life)
             helper.confine(FORM, user, right=privileges.CAP_NET_BIND_SERVICE, enters_empty_root=True)
         except (OSError, PasstError) as error:
             said = (str(error) or type(error).__name__).encode(errors="replace")[:_MAX_REQUEST]

@@ -20,6 +20,7 @@ from passt.host.rtnetlink.neighbours import (
     read_neighbours,
 )
 from passt.host.rtnetlink.socket import RtnlSocket
+from passt.host.rtnetlink.watch import NEIGHBOURS, GroupSocket
 from passt.light.values import replace
 from tests.support.isolated import HOST, PLAIN, ip_batch, isolated_as_root
 from tests.support.kernel import ScriptedSocket, datagram
@@ -85,10 +86,10 @@ def test_which_states_have_an_address(state: int, flags: int, is_known: bool) ->
 
 
 def watch_of(*script: bytes | OSError, flags: int = 0, sender: int = 0) -> NeighbourWatch:
-    watch = NeighbourWatch()
-    watch.close()
-    watch._socket = ScriptedSocket(script, flags=flags, sender=sender)  # type: ignore[assignment]  # scripted
-    return watch
+    group_socket = GroupSocket("the neighbours", NEIGHBOURS)
+    group_socket.close()
+    group_socket._socket = ScriptedSocket(script, flags=flags, sender=sender)  # type: ignore[assignment]
+    return NeighbourWatch(group_socket)
 
 
 def test_watch_tells_of_neighbours_and_of_nothing_else() -> None:
@@ -102,7 +103,7 @@ def test_what_is_lost_is_told() -> None:
     good = datagram((NeighbourType.NEW, NEIGHBOUR))
     watch = watch_of(OSError(errno.ENOBUFS, "No buffer space available"), good)
     assert watch.read() == ([(PARSED, True)], False)
-    assert watch.n_overflows == 1
+    assert watch._socket.n_overflows == 1
     watch = watch_of(good[:-1], good)
     assert watch.read() == ([(PARSED, True)], False)
     assert watch.n_malformed == 1
@@ -119,7 +120,8 @@ def hear() -> None:
     """Run in a namespace of its own."""
     ip_batch(HOST + PLAIN)
     ifindex = socket.if_nametoindex("h0")
-    with NeighbourWatch() as watch, RtnlSocket() as rtnetlink:
+    with GroupSocket("the neighbours", NEIGHBOURS) as group_socket, RtnlSocket() as rtnetlink:
+        watch = NeighbourWatch(group_socket)
         for address, other in (("192.0.2.7", "192.0.2.8"), ("2001:db8::7", "2001:db8::8")):
             family = AF_INET6 if ":" in address else AF_INET
             for command, is_there, mac in (

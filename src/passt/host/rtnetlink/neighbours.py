@@ -23,7 +23,6 @@ from passt.host.rtnetlink.messages import (
     parse_attributes,
     parse_messages,
 )
-from passt.host.rtnetlink.watch import GroupSocket
 from passt.light.values import IntEnum, Value
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
@@ -31,10 +30,10 @@ if TYPE_CHECKING:
     from typing import Self
 
     from passt.host.rtnetlink.socket import RtnlSocket
+    from passt.host.rtnetlink.watch import GroupSocket
 
 _NEIGHBOUR = Struct("=BxxxiHBB")
 _U32 = Struct("=I")
-_GROUP = 3  # RTNLGRP_NEIGH
 
 
 class NeighbourType(IntEnum):
@@ -115,18 +114,26 @@ def read_neighbours(rtnetlink: RtnlSocket, family: int, ifindex: int) -> list[Ne
     return [entry for entry in map(NeighbourMessage.parse, found) if entry.ifindex == ifindex]
 
 
-class NeighbourWatch(GroupSocket):
-    """Hears of all neighbours of this namespace; a context manager. Raises HostError."""
+class NeighbourWatch:
+    """Hears of all neighbours of a namespace by *group_socket*, which is bound to their group.
 
-    def __init__(self) -> None:
-        super().__init__("the neighbours", 1 << _GROUP - 1)
+    *n_malformed* counts the datagrams that made no sense.
+    """
+
+    def __init__(self, group_socket: GroupSocket) -> None:
+        self._socket = group_socket
+        self.n_malformed = 0
+
+    def fileno(self) -> int:
+        """Return the descriptor, for polling."""
+        return self._socket.fileno()
 
     def read(self) -> tuple[list[tuple[NeighbourMessage, bool]], bool]:
-        """Read some of what has come, as `receive` does.
+        """Read some of what has come, as `GroupSocket.receive` does.
 
         Returns each neighbour with whether its entry is there now, and False if anything was lost.
         """
-        datagrams, is_whole = self.receive()
+        datagrams, is_whole = self._socket.receive()
         changes: list[tuple[NeighbourMessage, bool]] = []
         for datagram in datagrams:
             try:

@@ -33,6 +33,7 @@ _BUFFER_LEN = 64 * 1024
 # RTNLGRP_* of linux/rtnetlink.h, as bits of nl_groups: LINK, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR,
 # IPV6_ROUTE, IPV6_RULE, NEXTHOP.
 _GROUPS = sum(1 << group - 1 for group in (1, 5, 7, 8, 9, 11, 19, 32))
+NEIGHBOURS = 1 << 3 - 1  # RTNLGRP_NEIGH: a table of its own, and many messages (`host.rtnetlink.neighbours`)
 _IGNORED_ERRORS = frozenset({errno.EINTR, errno.ENOMEM})
 
 
