@@ -11,7 +11,6 @@ PASST_SANITIZE=coverage for calls besides that tell a fuzzer where the program w
 import gzip
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -32,17 +31,10 @@ PLANE = "passt.dataplane.plane"
 # Small programs that the main process starts; they lie beside the module that does.
 HELPERS = Path("src/helpers")
 HELPER_PROGRAMS = ("reader", "configurer")
-# They do without the C library where src/helpers/bare.c stands for it: what would need it is switched off.
-BARE_MACHINES = ("x86_64", "aarch64")
-BARE_FLAGS = ["-ffreestanding", "-fPIE", "-fvisibility=hidden", "-fno-stack-protector", "-fno-lto",
-              "-fno-tree-loop-distribute-patterns", "-U_FORTIFY_SOURCE"]
-BARE_LINK_FLAGS = ["-static-pie", "-nostdlib"]
-NO_ARGUMENTS = 1                   # the exit status of one that is started without
 
 # Not before: setuptools brings distutils along, which Python has no more since 3.12.
 from distutils.ccompiler import new_compiler  # noqa: E402
 from distutils.command.build_scripts import build_scripts  # noqa: E402
-from distutils.errors import CompileError, LinkError  # noqa: E402
 from distutils.sysconfig import customize_compiler  # noqa: E402
 
 SANITIZE = os.environ.get("PASST_SANITIZE", "")
@@ -94,35 +86,18 @@ class BuildExtensions(build_ext):
 
     def build_helpers(self, directory: Path) -> None:
         """Compile and link the small programs that the main process starts, into the package."""
-        for name in HELPER_PROGRAMS:
-            program = directory / f"passt-{name}"
-            if self.force or is_older(program, [*HELPERS.iterdir(), Path("setup.py")]):
-                self.mkpath(str(directory))
-                sources = [HELPERS / f"{name}.c", HELPERS / "confine.c"]
-                if not (platform.machine() in BARE_MACHINES and self.build_bare(sources, program)):
-                    self.build_helper(sources, program, [], [])
-
-    def build_bare(self, sources: list[Path], program: Path) -> bool:
-        """Build a small program without the C library; tell whether it runs.
-
-        Not every compiler and linker can do it.
-        """
-        try:
-            self.build_helper([*sources, HELPERS / "bare.c"], program, BARE_FLAGS, BARE_LINK_FLAGS)
-            return subprocess.run([program], check=False).returncode == NO_ARGUMENTS
-        except (CompileError, LinkError, OSError):
-            return False
-
-    def build_helper(self, sources: list[Path], program: Path, flags: list[str], link_flags: list[str]
-                     ) -> None:
-        """Compile and link a small program."""
         compiler = new_compiler(verbose=True)
         customize_compiler(compiler)
-        objects = compiler.compile(list(map(str, sources)), output_dir=self.build_temp,
-                                   macros=[("_GNU_SOURCE", None)],
-                                   extra_postargs=["-std=gnu11", "-Wall", "-Wextra", "-O2", "-g0", *flags])
-        compiler.link_executable(objects, program.name, output_dir=str(program.parent),
-                                 extra_postargs=link_flags)
+        shared = HELPERS / "confine.c"
+        for name in HELPER_PROGRAMS:
+            sources = [HELPERS / f"{name}.c", shared]
+            program = directory / f"passt-{name}"
+            if self.force or is_older(program, [*sources, HELPERS / "confine.h", Path("setup.py")]):
+                objects = compiler.compile(list(map(str, sources)), output_dir=self.build_temp,
+                                           macros=[("_GNU_SOURCE", None)],
+                                           extra_postargs=["-std=gnu11", "-Wall", "-Wextra", "-O2", "-g0"])
+                self.mkpath(str(directory))
+                compiler.link_executable(objects, program.name, output_dir=str(directory))
 
     def build_extension(self, ext: Extension) -> None:
         """Compile and link."""

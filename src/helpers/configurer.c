@@ -21,6 +21,7 @@
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -215,8 +216,8 @@ int main(int argc, char **argv)
 
     if (argc != 5)
         return 1;
-    ifindex = (int)number(argv[1]);
-    keep_descriptors(3, (int[]){ (int)number(argv[2]), (int)number(argv[3]), (int)number(argv[4]) });
+    ifindex = atoi(argv[1]);
+    keep_descriptors(3, (int[]){ atoi(argv[2]), atoi(argv[3]), atoi(argv[4]) });
     detach("passt-configure");
     drop_privileges(1ULL << CAP_NET_ADMIN, -1, -1);
     end_with(LIFE);

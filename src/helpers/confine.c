@@ -31,16 +31,6 @@ static void need(int succeeded)
         _exit(1);
 }
 
-long number(const char *text)
-{
-    long found = 0;
-    int is_negative = *text == '-';
-
-    for (text += is_negative; *text >= '0' && *text <= '9'; text++)
-        found = 10 * found + (*text - '0');
-    return is_negative ? -found : found;
-}
-
 void keep_descriptors(int n, const int descriptors[])
 {
     int moved[MAX_KEPT], null;

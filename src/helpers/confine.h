@@ -8,9 +8,6 @@
 #ifndef PASST_CONFINE_H
 #define PASST_CONFINE_H
 
-/* Return the decimal number that *text* is; arguments are the main process's, and right. */
-long number(const char *text);
-
 /* Move *n* descriptors, 3 at most, to 3 and on; close all others; null device for the standard ones. */
 void keep_descriptors(int n, const int descriptors[]);
 

@@ -28,6 +28,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
 #include <sys/socket.h>
@@ -230,9 +231,9 @@ int main(int argc, char **argv)
     if (argc != 7 || argv[2][0] != '/' || strlen(argv[2]) >= PATH_MAX)
         return 1;
     strcpy(places[0], argv[2]);
-    keep_descriptors(2, (int[]){ (int)number(argv[5]), (int)number(argv[6]) });
+    keep_descriptors(2, (int[]){ atoi(argv[5]), atoi(argv[6]) });
     detach(is_asked ? "passt-policy" : "passt-reader");
-    drop_privileges(0, number(argv[3]), number(argv[4]));
+    drop_privileges(0, atoi(argv[3]), atoi(argv[4]));
     end_with(LIFE);
     restrict_paths(1);
     load_filter(CHANNEL);
