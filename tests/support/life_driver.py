@@ -117,7 +117,7 @@ class FakePolicy:
     def outbound(self) -> None:
         """Name what the policy around this one looks for."""
 
-    guest_visible_source = respond = leads_to = explain_outbound = outbound
+    judge_opening = guest_visible_source = respond = leads_to = explain_outbound = outbound
     egress = ingress = learning = None
 
     def counters(self) -> dict[str, int]:
