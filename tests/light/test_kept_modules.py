@@ -72,6 +72,16 @@ def test_compiled_file_of_another_source_is_not_taken(room: Path) -> None:
         assert f"VALUE = {module.VALUE}\n" in text
 
 
+def test_module_without_its_source_is_kept(room: Path) -> None:
+    # As distributions for small machines have it.
+    py_compile.compile(str(room / "one.py"), cfile=str(room / "one.pyc"))
+    (room / "one.py").unlink()
+    keep_modules(["keptroom.one"])
+    (room / "one.pyc").unlink()
+    forget_files(room)
+    assert value() == 1
+
+
 @pytest.mark.parametrize("damage", [b"", b"\0" * 16, b"\0" * 400])
 def test_compiled_file_that_is_damaged_is_not_taken(room: Path, damage: bytes) -> None:
     compiled = py_compile.compile(str(room / "one.py"))
@@ -87,6 +97,6 @@ def test_module_that_is_loaded_is_not_kept_and_one_that_is_not_there_is_told(roo
     keep_modules(["keptroom.one"])
     (finder,) = [each for each in sys.meta_path if isinstance(each, KeptModules)]
     assert finder.find_spec("keptroom.one") is None
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ImportError, match=r"no module keptroom\.none"):
         keep_modules(["keptroom.none"])
     assert room.exists()

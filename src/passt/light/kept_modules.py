@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import sys
 from _frozen_importlib import ModuleSpec
-from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader, cache_from_source
+from _frozen_importlib_external import MAGIC_NUMBER, PathFinder, cache_from_source
 from marshal import loads
 from struct import Struct
 
 TYPE_CHECKING = False  # typing itself is not needed at run time
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, MutableSequence
     from types import CodeType, ModuleType
 
 _U32 = 0xFFFFFFFF
@@ -35,7 +35,7 @@ class KeptModules:
             if name not in sys.modules:
                 package, _, leaf = name.rpartition(".")
                 __import__(package)
-                self._codes[name] = _read(name, f"{sys.modules[package].__path__[0]}/{leaf}.py")
+                self._codes[name] = _read(name, leaf, sys.modules[package].__path__)
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
         """Find a module that is kept."""
@@ -59,8 +59,12 @@ def keep_modules(names: Iterable[str]) -> None:
     finder.keep(names)
 
 
-def _read(name: str, path: str) -> bytes | CodeType:
-    """Read a module's compiled file if it is of the source, else do as the interpreter does."""
+def _read(name: str, leaf: str, directories: MutableSequence[str]) -> bytes | CodeType:
+    """Read a module's compiled file if it is of the source, else do as the interpreter does.
+
+    That knows what else there is: files that are compiled by another rule, or here without their source.
+    """
+    path = f"{directories[0]}/{leaf}.py"
     try:
         source = os.stat(path)
         fd = os.open(cache_from_source(path), os.O_RDONLY | os.O_CLOEXEC)
@@ -74,6 +78,9 @@ def _read(name: str, path: str) -> bytes | CodeType:
             return compiled
     except OSError:
         pass
-    code = SourceFileLoader(name, path).get_code(name)
-    assert code is not None  # noqa: S101 - there is a source
+    spec = PathFinder.find_spec(name, directories)
+    get_code = getattr(spec.loader, "get_code", None) if spec is not None else None
+    code: CodeType | None = get_code(name) if get_code is not None else None
+    if code is None:
+        raise ImportError(f"there is no module {name} that could be kept", name=name)
     return code
