@@ -274,3 +274,5 @@ def test_rule_that_is_there_twice_is_listed_once() -> None:
     decider = egress("deny 192.0.2.1", "deny 192.0.2.1")
     decider.refuse_names([(0, 2), (1, 3)], ())
     assert decider.refusals() == {"deny 192.0.2.1": (0, 5), None: (0, 0)}
+    decider.replace(decider.rules)
+    assert decider.refusals() == {"deny 192.0.2.1": (0, 5), None: (0, 0)}

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from heapq import heappop, heappush
-from itertools import repeat
 from socket import IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP
 
 from passt.facts.address import IP4_LEN, IP6_LEN, IP6_LOOPBACK
@@ -248,9 +247,8 @@ class Egress:
         if self._pins is not None:
             self._pins.move(_moved(before, rules.rules))
         self._set(rules)
-        self.refused, self.names_refused = (
-            [*map(dict(zip(before, counts, strict=False)).get, rules.rules, repeat(0)), counts[-1]]
-            for counts in (refused, names_refused))
+        self.refused, self.names_refused = (_kept(before, counts, rules.rules)
+                                            for counts in (refused, names_refused))
 
     def decide(self, proto: int, port: int, address: bytes, asked: bytes, *, lapsed: bool = False,
                by_address: bool = False) -> tuple[bool, int]:
@@ -413,6 +411,14 @@ class Egress:
         if place < len(self.rules.rules):
             return f"rule '{self.rules.rules[place].text}'"
         return "no rule fits"
+
+
+def _kept(before: Sequence[EgressRule], counts: Sequence[int], now: Sequence[EgressRule]) -> list[int]:
+    """Return the *counts* of rules and the default for the places of *now*; a rule may be there twice."""
+    by_rule: dict[EgressRule, int] = {}
+    for rule, n in zip(before, counts, strict=False):
+        by_rule[rule] = by_rule.get(rule, 0) + n
+    return [*(by_rule.pop(rule, 0) for rule in now), counts[-1]]
 
 
 def _moved(before: Sequence[EgressRule], now: Sequence[EgressRule]) -> dict[int, int]:
