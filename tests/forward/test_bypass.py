@@ -236,6 +236,7 @@ def test_what_a_name_alone_opens_does_not_bypass_the_link_unread() -> None:
         if not reaches:
             assert egress.last is not None
             assert found.why == egress.last.why == NO_NAME
+            assert egress.why(IPPROTO_TCP, 8001, loopback) is egress.last      # as the namespace calls it
 
 
 def test_clients_on_loopback_may_have_to_be_allowed() -> None:

@@ -45,8 +45,8 @@ class Bypass:
 
     With *splice* False the host's flows are left to *policy* too. With *keep_loopback* loopback clients of
     the host reach the namespace's loopback. If it is *alone* there is no link: other flows are refused.
-    *explain* gets a line for each decision, if given. Set `scope_id`
-    to the index of the guest's interface when it is known.
+    *explain* gets a line for each decision, if given. Set `scope_id` to the index of the guest's interface
+    when it is known.
     """
 
     def __init__(self, policy: Policy, observed: Observed, *, splice: bool = True,
@@ -103,7 +103,7 @@ class Bypass:
                 egress.refuse(proto, local_port, local, place)
                 target, why = None, egress.describe(place)
             elif self._must_say_name(proto, target):
-                egress.refuse(proto, target.port, target.address, place, NO_NAME)
+                egress.refuse(proto, local_port, local, place, NO_NAME)
                 target, why = None, NO_NAME
             elif egress.has_names:
                 target = target._replace(lasting=False)    # what a name has is over some time
