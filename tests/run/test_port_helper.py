@@ -205,12 +205,17 @@ def begin_in_vain() -> None:
     def end(capability: int) -> None:
         os._exit(capability)
 
+    fds = os.listdir("/proc/self/fd")
     privileges.keep_one = fail
     with pytest.raises(HostError, match=r"^cannot start the process that binds low ports: .*not 10$"):
         start_helper(HostBinder(ip4=True, ip6=False), None)
     privileges.keep_one = end
     with pytest.raises(HostError, match=r"ports: it has ended$"):
         start_helper(HostBinder(ip4=True, ip6=False), None)
+    os.fork = lambda: os.stat("/proc/self/none").st_uid
+    with pytest.raises(HostError, match=r"ports: No such file or directory$"):
+        start_helper(HostBinder(ip4=True, ip6=False), None)
+    assert os.listdir("/proc/self/fd") == fds
 
 
 def test_side_asks_the_helper_only_for_what_it_may_not_bind() -> None:

@@ -64,16 +64,23 @@ def start_helper(binder: HostBinder, user: Identity | None) -> PortHelper | None
     if not privileges.may_bind_low_ports():
         return None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    life: list[int] = []
     try:
-        life = os.pipe()
+        life += os.pipe()
         pid = os.fork()
     except OSError as error:
+        _close(life)
         raise HostError(f"cannot start the process that binds low ports: {error.strerror}") from None
+    reader, writer = life
     if pid == 0:
-        _run(theirs, life, binder, user)
+        _run(theirs, (reader, writer), binder, user)
     theirs.close()
-    os.close(life[0])              # nothing comes through it: the end of our end ends the helper
-    _await(ours)
+    os.close(reader)               # nothing comes through it: the end of our end ends the helper
+    try:
+        _await(ours)
+    except HostError:
+        os.close(writer)           # the start may go on without it
+        raise
     return PortHelper(ours)
 
 
