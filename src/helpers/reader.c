@@ -12,13 +12,13 @@
  * it may read but not write, and a filter of its own (tools/seccomp_policy.py). It copies the file, and does not
  * look at what is in it. It ends with the main process.
  *
- * Theory of operation of a watch. systemd-resolved and NetworkManager make a new file and rename it over the old one, or point
- * /etc/resolv.conf to a file of theirs; dhclient writes the file in place; a container engine writes it through
- * another mount. inotify(7) tells of a name in its directory, and of writes to a file by the file itself, whatever
- * its mount. So the directory of each symbolic link on the way is watched, that of the file, and the file; where a
- * directory is not there yet, the nearest one above it. An event is a hint: all watches are set anew, and the file
- * is read afterwards, so no change falls between. Where the kernel gives no watch (fs.inotify.max_user_watches),
- * the file is read every few seconds.
+ * Theory of operation of a watch. systemd-resolved and NetworkManager make a new file and rename it over the old
+ * one, or point /etc/resolv.conf to a file of theirs; dhclient writes the file in place; a container engine writes
+ * it through another mount. inotify(7) tells of a name in its directory, and of writes to a file by the file itself,
+ * whatever its mount. So the directory of each symbolic link on the way is watched, that of the file, and the file;
+ * where a directory is not there yet, the nearest one above it. An event is a hint: all watches are set anew, and
+ * the file is read afterwards, so no change falls between. Where the kernel gives no watch
+ * (fs.inotify.max_user_watches), the file is read every few seconds.
  */
 
 #include "confine.h"

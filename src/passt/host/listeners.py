@@ -186,9 +186,8 @@ class HostPorts:
 
     *inbound* and *outbound* are the rules of the host's ports and the namespace's, without the ephemeral
     ports that a rule leaves out, and with the ports of those that named none. *freebind* is for `HostBinder`,
-    *waits* for `open_listeners`;
-    *handed_over* are descriptors and names for rules that name sockets; *settled* are the rules that named no
-    port, as they are now. Raises ConfigError like `open_listeners`.
+    *waits* for `open_listeners`; *handed_over* are descriptors and names for rules that name sockets;
+    *settled* are the rules that named no port, as they are now. Raises ConfigError like `open_listeners`.
     """
 
     __slots__ = ("binder", "inbound", "listeners", "outbound", "settled")
