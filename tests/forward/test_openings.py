@@ -167,6 +167,15 @@ def test_rules_of_now_decide() -> None:
     assert bench.judge(hello)
 
 
+def test_who_is_held_when_the_option_goes_says_what_it_likes() -> None:
+    bench = Bench("allow www.example")
+    assert bench.judge(b"GET") is None
+    bench.egress.replace(EgressRules(bench.egress.rules.rules, allows_rest=False, verifies=False))
+    assert bench.judge(b"SSH-2.0-x\r\n")
+    assert bench.judge(b"SSH-2.0-x\r\n", "198.51.100.2") is False
+    assert bench.judge(b"", end="the time is over") is False
+
+
 def test_names_open_nothing_for_datagrams_but_pings() -> None:
     bench = Bench("allow www.example", "allow udp:x.example")
     assert bench.open(proto=UDP) is PROHIBITED

@@ -45,7 +45,7 @@ class Openings:
         With *end*, which says why, it may not. Who may not is counted and told of.
         """
         egress = self._egress
-        is_allowed, place = egress.decide(IPPROTO_TCP, port, address, asked, by_address=True)
+        is_allowed, place = egress.decide(IPPROTO_TCP, port, address, asked, by_address=egress.rules.verifies)
         if is_allowed:             # rules have changed
             if not end:
                 return True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
+from time import thread_time
 
 import h11
 import pytest
@@ -84,6 +86,22 @@ def test_what_is_no_request_or_more_than_one(data: bytes, said: str) -> None:
 def test_what_cannot_become_a_request_is_refused_before_its_line_ends(data: bytes) -> None:
     with pytest.raises(WireError, match="neither"):
         pull_host(data)
+
+
+@pytest.mark.parametrize("fields", [
+    b"Host: a.example\r\nX:%b\0" % (b" " * 16000),
+    b"X:%b\0" % (b" \t" * 8000),
+    b"Host:%ba.example%b" % (b"\t" * 8000, b" " * 8000),
+    b"Host: %b" % (b":1" * 8000),
+    b"A" * 16000,
+    b"A:\r\n" * 4000,
+], ids=["blanks", "tabs", "around", "ports", "name", "lines"])
+def test_no_head_takes_long(fields: bytes) -> None:
+    """The data plane waits meanwhile: milliseconds, not seconds as where blanks may match in many ways."""
+    before = thread_time()
+    with contextlib.suppress(WireError):
+        pull_host(request(fields))
+    assert thread_time() - before < 0.5
 
 
 def test_another_reader_sees_no_other_host() -> None:
