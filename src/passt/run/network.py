@@ -119,12 +119,15 @@ def start_resolver_reader(settings: Settings, host: WatchedHost | None, user: Id
 
 
 def prepare_following(settings: Settings, host: WatchedHost | None) -> Lookout | None:
-    """Read the modules that follow *host*, if it is watched. Call while a child does its work."""
+    """Read the modules that follow *host*, if it is watched. Call while a child does its work.
+
+    Raises ImportError, or OSError if it must follow.
+    """
     if host is None:
         return None
     from passt.follow.lookout import Lookout
 
-    return Lookout(settings, host)
+    return follow_if_possible(settings, lambda: Lookout(settings, host))
 
 
 def start_names(settings: Settings, guest: GuestNet, user: Identity | None) -> NameForwarder | None:
