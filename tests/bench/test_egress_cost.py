@@ -62,5 +62,5 @@ def test_waits_are_those_of_an_answer() -> None:
 def test_parts_are_those_that_there_are() -> None:
     assert parts_of("waits,flows") == ["waits", "flows"]
     for text in ("", "wait", "flows,"):
-        with pytest.raises(ArgumentTypeError, match="parts are flows, queries, waits"):
+        with pytest.raises(ArgumentTypeError, match="parts are flows, queries, said, waits"):
             parts_of(text)
